@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+
+.PHONY: help setup train test test-slow bench lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv, install, build the C++ libraries
+
+train: $(READY)  ## train and evaluate NMER on the embedded data set (ARGS="--snr -20" to change it)
+	$(BIN)/python -m nmer_fast.train --compile $(ARGS)
+
+test: $(READY)  ## all fast tests, under 10 minutes on two cores
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY)  ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(READY)  ## throughput of the noise ops beside what a user would write instead
+	$(BIN)/python bench/noise_throughput.py $(ARGS)
+
+lint: $(READY)  ## ruff, and mypy on the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what was built, the environment included
+	rm -rf .venv build *.egg-info nmer_fast/*.so
+
+# Installed once; again only when what it is made from has changed. Python files are live (editable install).
+$(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel cmake ninja pybind11 torch
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--no-build-isolation --editable '.[dev]'
+	touch $@
