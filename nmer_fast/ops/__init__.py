@@ -1,0 +1,26 @@
+"""Fused noise and VAE ops, for any PyTorch project; torch is all that this imports.
+
+The same sample gets the same noise on every device and at every batch size, eager or compiled.
+"""
+
+from ._library import load_compiled
+from .lstm import lstm_max_pool
+from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
+from .philox import noise_counter, philox
+from .vae import reparameterize_kl
+
+__all__ = [
+    "add_noise",
+    "add_noise_multimodal",
+    "compiled",
+    "lstm_max_pool",
+    "mix_noise",
+    "noise",
+    "noise_counter",
+    "noise_like",
+    "philox",
+    "reparameterize_kl",
+]
+
+compiled: bool = load_compiled()
+"""Whether the C++ kernels are loaded."""

@@ -1,0 +1,149 @@
+"""What the ops' public functions share: checks with one clear line, packing of ints and floats into tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._library import define
+from .reference import KINDS, MAX_ELEMENTS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INT_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+# Under compile, seeds of 2^63 and more must not meet Inductor's int64 arithmetic: an op takes them as they are.
+_pack_rng = define(
+    "pack_rng(SymInt seed, SymInt draw, Device device) -> Tensor",
+    lambda seed, draw, device: torch.tensor([seed, draw], dtype=torch.int64, device=device),
+    lambda seed, draw, device: torch.empty(2, dtype=torch.int64, device=device),
+)
+
+
+def describe(value: Any) -> str:
+    """What was given, for an error message."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def check_floating(name: str, x: Any) -> None:
+    """A floating tensor [B, ...] of at most 2^34 elements a sample."""
+    if not isinstance(x, Tensor) or x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected a float32, bfloat16, float16 or float64 tensor, got {describe(x)}")
+    if x.dim() == 0:
+        raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {describe(x)}")
+    check_elements(name, x.shape)
+
+
+def check_elements(name: str, size: Sequence[int]) -> None:
+    """The counter holds 2^34 elements of a sample; each factor is checked alone first, so nothing overflows."""
+    row = 1
+    for extent in size[1:]:
+        row *= extent
+    if row > MAX_ELEMENTS:
+        raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(size)}")
+
+
+def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
+    """Same shape, dtype and device."""
+    if t.shape != other.shape or t.dtype != other.dtype or t.device != other.device:
+        raise ValueError(f"{name}: expected the same as {other_name}, {describe(other)}, got {describe(t)}")
+
+
+def check_kind(kind: str) -> None:
+    """A kind of the noise contract."""
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+
+
+def check_stream(stream: int) -> None:
+    """8 bits."""
+    if not isinstance(stream, int) or not 0 <= stream <= 255:
+        raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
+
+
+def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Tensor:
+    """(seed, draw) as the one int64 tensor [2] that the ops read; None draws a seed from torch's generator."""
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.shape != (2,):
+            raise ValueError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
+        if draw != 0:
+            raise ValueError(f"draw: expected none beside a seed tensor, which holds it, got {draw!r}")
+        return seed.to(device)
+    if not isinstance(draw, int) or not 0 <= draw < 2**32:
+        raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
+    if seed is None:
+        drawn = torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
+        return torch.cat([drawn, torch.zeros_like(drawn) + draw])
+    if not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
+    if not -(2**63) <= seed < 2**63:
+        seed = seed % 2**64
+        if seed >= 2**63:
+            seed = seed - 2**64
+    if torch.compiler.is_compiling():
+        return _pack_rng(seed, draw, device)
+    return torch.tensor([seed, draw], dtype=torch.int64, device=device)
+
+
+def float_tensor(name: str, value: float, device: torch.device) -> Tensor:
+    """A float from 0 to 1 as a float64 tensor []."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number from 0 to 1, got {describe(value)}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    if torch.compiler.is_compiling():
+        # Of the ways to make a tensor of a float, only arithmetic keeps Dynamo from baking it in.
+        return torch.zeros((), dtype=torch.float64, device=device) + value
+    return torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def alpha_bar_tensor(name: str, value: float | Tensor, shapes: Sequence[tuple[int, ...]], like: Tensor) -> Tensor:
+    """alpha_bar as float64 of one of the shapes, on x's device; no gradient flows to it."""
+    if not isinstance(value, Tensor):
+        return float_tensor(name, value, like.device)
+    if not value.dtype.is_floating_point or tuple(value.shape) not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"{name}: expected a float or a floating tensor of shape {expected}, got {describe(value)}")
+    if value.requires_grad:
+        raise ValueError(f"{name}: expected no gradient: it is a constant of the noise, got requires_grad=True")
+    return value.to(like.device, torch.float64)
+
+
+def p_tensor(kind: str, p: float, device: torch.device) -> Tensor | None:
+    """P for impulse noise, which alone reads it."""
+    return float_tensor("p", p, device) if kind == "impulse" else None
+
+
+def rows_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """Integers or flags of the given shape; ints become int64, flags stay bool (`noisy`)."""
+    if value is None:
+        return None
+    dtypes = (torch.bool,) if name == "noisy" else INT_DTYPES
+    if not isinstance(value, Tensor) or value.dtype not in dtypes or tuple(value.shape) != shape:
+        what = "a bool" if name == "noisy" else "an integer"
+        raise ValueError(f"{name}: expected {what} tensor of shape {list(shape)}, got {describe(value)}")
+    return value.to(device) if name == "noisy" else value.to(device, torch.int64)
+
+
+def lengths_tensor(value: Tensor | None, x: Tensor) -> Tensor | None:
+    """Lengths [B] of x's dim 1."""
+    if value is not None and x.dim() < 2:
+        raise ValueError(f"lengths: expected x of two or more dims, whose dim 1 they are of, got {describe(x)}")
+    return rows_tensor("lengths", value, (x.shape[0],), x.device)
+
+
+def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Views in place of repeats: Dynamo refuses an autograd.Function that gets one tensor twice."""
+    seen: list[Tensor] = []
+    out: list[Tensor | None] = []
+    for t in tensors:
+        if t is not None and any(t is other for other in seen):
+            t = t.view_as(t)
+        if t is not None:
+            seen.append(t)
+        out.append(t)
+    return tuple(out)

@@ -1,0 +1,72 @@
+"""What the autograd Functions share: forward mode beside Dynamo, and vmap by folding the mapped axis into the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Function(torch.autograd.Function):
+    """An autograd.Function with forward mode (`tangent`) that Dynamo traces all the same.
+
+    Dynamo refuses a Function that defines `jvp`, so eager code applies a subclass in which `tangent` is the jvp.
+    """
+
+    eager: type[Function]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "jvp" not in vars(cls):
+            cls.eager = type(cls)(f"{cls.__name__}Eager", (cls,), {"jvp": cls.tangent, "__module__": cls.__module__})
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Any:
+        """The tangents of the outputs, from those of the inputs."""
+        raise NotImplementedError
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """Apply: traceable by Dynamo under compile, with forward mode in eager."""
+        return (cls if torch.compiler.is_compiling() else cls.eager).apply(*args)
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keep tensors for backward and for forward mode."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def fold(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """[B, ...] with or without a mapped axis -> [size * B, ...]: the mapped axis outermost."""
+    if t is None:
+        return None
+    t = t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+    return t.flatten(0, 1)
+
+
+def fold_ids(sample_ids: Tensor | None, dim: int | None, size: int, batch: int, device: torch.device) -> Tensor | None:
+    """Folded sample ids: without ids of their own, samples keep 0..B-1 in every slice, as they would alone."""
+    if sample_ids is None:
+        sample_ids, dim = torch.arange(batch, device=device), None
+    return fold(sample_ids, dim, size)
+
+
+def fold_scale(t: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
+    """alpha_bar [] or [B]: one for all stays, one per slice is repeated, one per sample is folded."""
+    if t.dim() == (dim is not None):  # a scalar in each slice
+        return t if dim is None else t.repeat_interleave(batch)
+    folded = fold(t, dim, size)
+    assert folded is not None
+    return folded
+
+
+def loop(function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    """Vmap slice by slice, for what cannot be folded: a seed per slice, a statistic per slice."""
+    outs = [
+        function.call(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
+        for i in range(size)
+    ]
+    stacked = tuple(torch.stack(parts) for parts in zip(*outs, strict=True))
+    return stacked, (0,) * len(stacked)

@@ -1,0 +1,59 @@
+"""ops.philox and ops.noise_counter: the contract's generator, for people who build on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._args import INT_DTYPES, check_stream, describe, rng_tensor
+from ._library import define
+
+_philox = define(
+    "philox(Tensor seed, Tensor counter) -> Tensor",
+    reference.philox,
+    lambda seed, counter: torch.empty(counter.shape, dtype=torch.int64, device=counter.device),
+)
+
+
+def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
+    """Philox4x32-10 words (Salmon et al., SC'11).
+
+    Args:
+        seed: the 64-bit key: an int (taken mod 2^64), an int64 tensor [], or a (seed, draw) tensor [2] whose draw
+            is not read.
+        counter: integers [..., 4], counter words 0 to 3, each masked to 32 bits.
+
+    Returns:
+        int64 [..., 4], words in 0..2^32-1, bit-identical on all backends.
+
+    Raises:
+        TypeError, ValueError: naming the argument and what was expected.
+    """
+    if not isinstance(counter, Tensor) or counter.dtype not in INT_DTYPES or counter.shape[-1:] != (4,):
+        raise ValueError(f"counter: expected an integer tensor [..., 4], got {describe(counter)}")
+    if isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.dim() == 0:
+        key = seed.to(counter.device)
+    elif seed is None:
+        raise TypeError("seed: expected an int or an int64 tensor, got None")
+    else:
+        key = rng_tensor(seed, 0, counter.device)[0]
+    return _philox(key, counter.to(torch.int64))
+
+
+def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, stream: int = 0) -> Tensor:
+    """The counter from which the noise contract makes elements 4*quad to 4*quad + 3 of a sample.
+
+    Args:
+        sample_ids: integers, masked to 48 bits; broadcasts against quad.
+        quad: integers, element // 4.
+        draw: an int from 0 to 2^32-1 or an integer tensor [], masked to 32 bits.
+        stream: what the noise is for, 0 to 255.
+
+    Returns:
+        int64 [..., 4] for `philox`.
+    """
+    check_stream(stream)
+    draw_word = torch.zeros_like(quad, dtype=torch.int64) + draw
+    words = reference.sample_counter(quad.long(), sample_ids.long(), stream, draw_word)
+    return torch.stack(torch.broadcast_tensors(*words), dim=-1)

@@ -1,0 +1,295 @@
+"""Every op in plain PyTorch: the definition that all backends are tested against.
+
+Values follow the noise contract (docs/noise_contract.md): a pure function of (seed, draw, stream, sample, element).
+Everything is computed in float64 and rounded once to the result's dtype. The signatures are those of the registered
+ops `torch.ops.nmer_fast.*`, which fall back on these functions where a device has no kernel of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MASK32 = 0xFFFFFFFF
+MAX_ELEMENTS = 2**34  # of one sample: counter word 0 is element // 4
+TAG = 0x4E  # apart from tl.randn and CUDA's own generator under equal seeds
+KINDS = ("gaussian", "impulse", "uniform", "laplace")
+
+
+def philox(seed: Tensor, counter: Tensor) -> Tensor:
+    """Philox4x32-10 (Salmon et al., SC'11): int64 seed [], counter [..., 4] -> words [..., 4] in 0..2^32-1."""
+    return torch.stack(philox_words(seed, counter.unbind(-1)), dim=-1)
+
+
+def philox_words(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The ten rounds on counter words that broadcast against each other. Products wrap mod 2^64, as they must."""
+    c0, c1, c2, c3 = (word & MASK32 for word in counter)
+    rounds = torch.arange(10, device=seed.device)
+    keys0 = (seed + rounds * 0x9E3779B9) & MASK32
+    keys1 = ((seed >> 32) + rounds * 0xBB67AE85) & MASK32
+    for k0, k1 in zip(keys0.unbind(), keys1.unbind(), strict=True):
+        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (b >> 32) & MASK32 ^ c1 ^ k0, b & MASK32, (a >> 32) & MASK32 ^ c3 ^ k1, a & MASK32
+    return c0, c1, c2, c3
+
+
+def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) -> tuple[Tensor, ...]:
+    """Counter words of the contract: quad = element // 4; the arguments broadcast against each other."""
+    return quad, sample_ids & MASK32, (sample_ids >> 32) & 0xFFFF | (stream & 0xFF) << 16 | TAG << 24, draw & MASK32
+
+
+def unit(words: Tensor) -> Tensor:
+    """U = fl32(fl32(w) 2^-32 + 2^-33) in (0, 1], as float64: exactly the float32 value."""
+    return (words.float() * 2.0**-32 + 2.0**-33).double()
+
+
+def box_muller(words: tuple[Tensor, ...]) -> Tensor:
+    """Four words -> four standard normals, [..., 4]: r0 cos, r0 sin, r1 cos, r1 sin."""
+    out = []
+    for radius_word, angle_word in (words[:2], words[2:]):
+        r = (-2 * unit(radius_word).log()).sqrt()
+        turn = (angle_word ^ 0x80000000) - 0x80000000  # as a signed 32-bit integer: the angle is in [-pi, pi)
+        angle = turn.double() * (math.pi / 2**31)
+        out += [r * angle.cos(), r * angle.sin()]
+    return torch.stack(torch.broadcast_tensors(*out), dim=-1)
+
+
+def impulse(words: Tensor, p: Tensor) -> Tensor:
+    """-1, 0 or +1, one word each; not 0 with probability p."""
+    threshold = torch.ceil(p.double() * 2.0**31).long()
+    sign = ((words & 1) * 2 - 1).double()
+    return torch.where(words >> 1 < threshold, sign, 0.0)
+
+
+def uniform(words: Tensor) -> Tensor:
+    """Uniform of unit variance, in (-sqrt(3), sqrt(3)]."""
+    return math.sqrt(3) * (2 * unit(words) - 1)
+
+
+def laplace(words: Tensor) -> Tensor:
+    """Laplace of unit variance."""
+    magnitude = -((words >> 1).float() * 2.0**-31 + 2.0**-32).double().log() / math.sqrt(2)
+    return torch.where(words & 1 == 1, magnitude, -magnitude)
+
+
+def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | None, stream: int, kind: str) -> Tensor:
+    """Noise of every element of [B, ...], float64, before lengths and flags."""
+    batch, row = size[0], size[1:].numel()
+    if sample_ids is None:
+        sample_ids = torch.arange(batch, device=rng.device)
+    quad = torch.arange(-(-row // 4), device=rng.device)
+    words = philox_words(rng[0], sample_counter(quad, sample_ids[:, None], stream, rng[1]))
+    if kind == "gaussian":
+        eps = box_muller(words)
+    else:
+        flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
+        if kind == "impulse":
+            assert p is not None, "impulse noise needs p"
+            eps = impulse(flat, p)
+        else:
+            eps = {"uniform": uniform, "laplace": laplace}[kind](flat)
+    return eps.flatten(1)[:, :row].reshape(size)
+
+
+def rows(t: Tensor, like_dim: int) -> Tensor:
+    """[B] or [] as a tensor that broadcasts against [B, ...] of that many dims."""
+    return t if t.dim() == 0 else t.reshape(-1, *[1] * (like_dim - 1))
+
+
+def valid_mask(size: torch.Size, lengths: Tensor | None, device: torch.device) -> Tensor:
+    """True where dim 1 is below the sample's length; broadcasts against `size`."""
+    if lengths is None:
+        return torch.ones((), dtype=torch.bool, device=device)
+    steps = torch.arange(size[1], device=device)
+    return (steps < lengths[:, None]).reshape(size[0], size[1], *[1] * (len(size) - 2))
+
+
+def noisy_mask(noisy: Tensor | None, dim: int, device: torch.device) -> Tensor:
+    """True where a sample gets noise; broadcasts against `dim` dims."""
+    return torch.ones((), dtype=torch.bool, device=device) if noisy is None else rows(noisy, dim)
+
+
+def noise(
+    size: torch.Size,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+    p: Tensor | None,
+    stream: int,
+    kind: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The noise alone: 0 beyond the length and where not noisy."""
+    size = torch.Size(size)
+    eps = eps64(size, rng, sample_ids, p, stream, kind)
+    chosen = valid_mask(size, lengths, rng.device) & noisy_mask(noisy, len(size), rng.device)
+    return torch.where(chosen, eps, 0.0).to(dtype)
+
+
+def mixed(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """Eq. 3 with its selections: 0 beyond the length, x bit for bit where not noisy."""
+    alpha_bar = rows(alpha_bar.double(), x.dim())
+    y = (alpha_bar.sqrt() * x.double() + (1 - alpha_bar).sqrt() * eps.double()).to(x.dtype)
+    y = torch.where(noisy_mask(noisy, x.dim(), x.device), y, x)
+    return torch.where(valid_mask(x.shape, lengths, x.device), y, 0.0).contiguous()
+
+
+def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """Any tensor as noise: sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps."""
+    return mixed(x, eps, alpha_bar, noisy, lengths)
+
+
+def mix_noise_backward(
+    grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
+) -> Tensor:
+    """The gradient with respect to x, or to eps: one diagonal scaling, its own transpose."""
+    if wrt_noise:
+        scaled = (grad.double() * rows((1 - alpha_bar.double()).sqrt(), grad.dim())).to(grad.dtype)
+        rest = torch.zeros_like(grad)
+    else:
+        scaled = (grad.double() * rows(alpha_bar.double().sqrt(), grad.dim())).to(grad.dtype)
+        rest = grad
+    scaled = torch.where(noisy_mask(noisy, grad.dim(), grad.device), scaled, rest)
+    return torch.where(valid_mask(grad.shape, lengths, grad.device), scaled, 0.0).contiguous()
+
+
+def add_noise(
+    x: Tensor,
+    alpha_bar: Tensor,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+    p: Tensor | None,
+    stream: int,
+    kind: str,
+    return_noise: bool,
+) -> tuple[Tensor, Tensor]:
+    """(y, eps); eps is empty unless asked for."""
+    eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
+    y = mixed(x, eps, alpha_bar, noisy, lengths)
+    if not return_noise:
+        return y, x.new_empty(0)
+    chosen = valid_mask(x.shape, lengths, x.device) & noisy_mask(noisy, x.dim(), x.device)
+    return y, torch.where(chosen, eps, 0.0).to(x.dtype)
+
+
+def add_noise_multimodal(
+    xs: list[Tensor],
+    alpha_bars: Tensor,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+    p: Tensor | None,
+    streams: list[int],
+    kind: str,
+    return_stats: bool,
+) -> tuple[list[Tensor], Tensor]:
+    """All modalities: (ys, stats [M, 4]); alpha_bars [M] or [B, M], noisy [B, M], lengths [B, M]."""
+    ys, stats = [], []
+    for m, (x, stream) in enumerate(zip(xs, streams, strict=True)):
+        eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
+        noisy_m = None if noisy is None else noisy[:, m]
+        lengths_m = None if lengths is None else lengths[:, m]
+        ys.append(mixed(x, eps, alpha_bars[..., m], noisy_m, lengths_m))
+        if return_stats:
+            chosen = valid_mask(x.shape, lengths_m, x.device) & noisy_mask(noisy_m, x.dim(), x.device)
+            chosen = chosen.expand(x.shape)
+            x64, eps = torch.where(chosen, x.double(), 0.0), torch.where(chosen, eps, 0.0)
+            stats.append(torch.stack([chosen.sum().double(), x64.sum(), (x64 * x64).sum(), (eps * eps).sum()]))
+    empty = torch.empty(0, 4, dtype=torch.float64, device=rng.device)
+    return ys, torch.stack(stats) if stats else empty
+
+
+def reparameterize_kl(
+    mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
+) -> tuple[Tensor, Tensor]:
+    """Z = mu + exp(logvar / 2) eps, and the KL to a standard normal, summed over all dims but 0 (Eq. 6)."""
+    eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
+    mu64, logvar64 = mu.double(), logvar.double()
+    z = mu64 + (logvar64 / 2).exp() * eps
+    kl = -0.5 * (1 + logvar64 - mu64.square() - logvar64.exp()).reshape(mu.shape[0], mu.shape[1:].numel()).sum(1)
+    return z.to(mu.dtype).contiguous(), kl.to(kl_dtype(mu.dtype))
+
+
+def kl_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The KL's dtype: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def reparameterize_kl_backward(
+    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to mu and logvar; eps is made again, not stored."""
+    eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
+    mu64, logvar64, gz, gk = mu.double(), logvar.double(), grad_z.double(), rows(grad_kl.double(), mu.dim())
+    grad_mu = gz + gk * mu64
+    grad_logvar = 0.5 * (gz * (logvar64 / 2).exp() * eps + gk * torch.expm1(logvar64))
+    return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(mu.dtype).contiguous()
+
+
+def lstm_max_pool(
+    x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(pooled [B, H], argmax [B, H], hidden, cell [T, B, H], gates [T, B, 4H] after their activations).
+
+    Time comes first, so that each step's rows are contiguous; one GEMM projects all inputs.
+    """
+    (batch, steps, _), width = x.shape, weight_hh.shape[1]
+    valid = valid_mask(x.shape, lengths, x.device)
+    projected = torch.where(valid, x, 0.0).transpose(0, 1) @ weight_ih.t() + bias
+    hidden, cell, gates = (x.new_empty(steps, batch, n * width) for n in (1, 1, 4))
+    h, c = x.new_zeros(batch, width), x.new_zeros(batch, width)
+    for t in range(steps):
+        i, f, g, o = torch.addmm(projected[t], h, weight_hh.t(), out=gates[t]).chunk(4, dim=1)
+        for gate, activation in ((i, torch.sigmoid_), (f, torch.sigmoid_), (g, torch.tanh_), (o, torch.sigmoid_)):
+            activation(gate)
+        c = torch.addcmul(i * g, f, c, out=cell[t])
+        h = torch.mul(o, c.tanh(), out=hidden[t])
+    if steps == 0:
+        return x.new_zeros(batch, width), lengths.new_zeros(batch, width), hidden, cell, gates
+    candidates = torch.where(valid.transpose(0, 1), hidden, float("-inf"))
+    pooled, argmax = candidates.max(dim=0)
+    return torch.where(lengths[:, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
+
+
+def lstm_max_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    argmax: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    gates: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight_ih, weight_hh and bias; the weights' as one GEMM each, after the walk back in time."""
+    steps, batch, width = hidden.shape
+    grad = torch.where(lengths[:, None] > 0, grad, 0.0)
+    into_hidden = torch.zeros_like(hidden)
+    if steps:
+        into_hidden.scatter_(0, argmax[None], grad[None])
+    d_gates = torch.empty_like(gates)
+    d_h, d_c = torch.zeros_like(grad), torch.zeros_like(grad)
+    for t in reversed(range(steps)):
+        i, f, g, o = gates[t].chunk(4, dim=1)
+        d_i, d_f, d_g, d_o = d_gates[t].chunk(4, dim=1)
+        tanh_c = cell[t].tanh()
+        d_h = d_h + into_hidden[t]
+        d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)
+        torch.mul(d_c * g, i * (1 - i), out=d_i)
+        torch.mul(d_c * (cell[t - 1] if t else 0.0), f * (1 - f), out=d_f)
+        torch.mul(d_c * i, 1 - g * g, out=d_g)
+        torch.mul(d_h * tanh_c, o * (1 - o), out=d_o)
+        d_c = d_c * f
+        d_h = d_gates[t] @ weight_hh
+    flat = d_gates.flatten(0, 1)
+    inputs = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0).transpose(0, 1).flatten(0, 1)
+    grad_x = (d_gates @ weight_ih).transpose(0, 1).contiguous()
+    grad_hh = flat[batch:].t() @ hidden[:-1].flatten(0, 1) if steps > 1 else torch.zeros_like(weight_hh)
+    return grad_x, flat.t() @ inputs, grad_hh.contiguous(), flat.sum(0)

@@ -1,0 +1,22 @@
+"""Shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_torch_state():
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def cmu_mosi() -> Path:
+    path = SHARED / "data" / "cmu_mosi" / "cmu_mosi.npz"
+    if not path.exists():
+        pytest.skip("real features shared/data/cmu_mosi/cmu_mosi.npz are not beside this checkout")
+    return path
