@@ -3,6 +3,7 @@
 The same sample gets the same noise on every device and at every batch size, eager or compiled.
 """
 
+from ._args import rng_tensor
 from ._library import load_compiled
 from .lstm import lstm_max_pool
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
@@ -20,6 +21,7 @@ __all__ = [
     "noise_like",
     "philox",
     "reparameterize_kl",
+    "rng_tensor",
 ]
 
 compiled: bool = load_compiled()

@@ -136,7 +136,7 @@ def lengths_tensor(value: Tensor | None, x: Tensor) -> Tensor | None:
     return rows_tensor("lengths", value, (x.shape[0],), x.device)
 
 
-def distinct(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Views in place of repeats: Dynamo refuses an autograd.Function that gets one tensor twice."""
     seen: list[Tensor] = []
     out: list[Tensor | None] = []

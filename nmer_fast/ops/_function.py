@@ -19,7 +19,8 @@ class Function(torch.autograd.Function):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "jvp" not in vars(cls):
-            cls.eager = type(cls)(f"{cls.__name__}Eager", (cls,), {"jvp": cls.tangent, "__module__": cls.__module__})
+            metaclass: Any = type(cls)
+            cls.eager = metaclass(f"{cls.__name__}Eager", (cls,), {"jvp": cls.tangent, "__module__": cls.__module__})
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Any:
@@ -29,7 +30,11 @@ class Function(torch.autograd.Function):
     @classmethod
     def call(cls, *args: Any) -> Any:
         """Apply: traceable by Dynamo under compile, with forward mode in eager."""
-        return (cls if torch.compiler.is_compiling() else cls.eager).apply(*args)
+        if not torch.compiler.is_compiling():
+            return cls.eager.apply(*args)
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return cls.apply(*args)
+        return cls.forward(*args)  # Dynamo's own inlining of `apply` stumbles over *args
 
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:
@@ -38,7 +43,7 @@ def save(ctx: Any, *tensors: Tensor | None) -> None:
     ctx.save_for_forward(*tensors)
 
 
-def fold(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+def fold(t: Any, dim: int | None, size: int) -> Any:
     """[B, ...] with or without a mapped axis -> [size * B, ...]: the mapped axis outermost."""
     if t is None:
         return None
@@ -46,7 +51,7 @@ def fold(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
     return t.flatten(0, 1)
 
 
-def fold_ids(sample_ids: Tensor | None, dim: int | None, size: int, batch: int, device: torch.device) -> Tensor | None:
+def fold_ids(sample_ids: Tensor | None, dim: int | None, size: int, batch: int, device: torch.device) -> Tensor:
     """Folded sample ids: without ids of their own, samples keep 0..B-1 in every slice, as they would alone."""
     if sample_ids is None:
         sample_ids, dim = torch.arange(batch, device=device), None
@@ -57,9 +62,7 @@ def fold_scale(t: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
     """alpha_bar [] or [B]: one for all stays, one per slice is repeated, one per sample is folded."""
     if t.dim() == (dim is not None):  # a scalar in each slice
         return t if dim is None else t.repeat_interleave(batch)
-    folded = fold(t, dim, size)
-    assert folded is not None
-    return folded
+    return fold(t, dim, size)
 
 
 def loop(function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:

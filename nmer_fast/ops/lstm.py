@@ -67,7 +67,7 @@ class LSTMMaxPool(torch.autograd.Function):
         ctx.save_for_backward(x, lengths, weight_ih, weight_hh, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         """Back through time."""
         grad_x, grad_ih, grad_hh, grad_bias = _lstm_max_pool_backward(grad, *ctx.saved_tensors)
         return grad_x, None, grad_ih, grad_hh, grad_bias

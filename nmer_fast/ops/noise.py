@@ -88,12 +88,12 @@ class MixNoiseBackward(Function):
         save(ctx, alpha_bar, noisy, lengths)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         """The same scaling."""
         return MixNoiseBackward.call(grad, *ctx.saved_tensors, ctx.wrt_noise), None, None, None, None
 
     @staticmethod
-    def tangent(ctx: Any, grad_t: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def tangent(ctx: Any, grad_t: Tensor, *_: Any) -> Tensor:
         """The same scaling."""
         return MixNoiseBackward.call(grad_t, *ctx.saved_tensors, ctx.wrt_noise)
 
@@ -126,7 +126,7 @@ class MixNoise(Function):
         save(ctx, *inputs[2:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         """One scaling for each input that needs a gradient."""
         of_x, of_eps = ctx.needs_input_grad[:2]
         return (
@@ -136,7 +136,7 @@ class MixNoise(Function):
         )
 
     @staticmethod
-    def tangent(ctx: Any, x_t: Tensor | None, eps_t: Tensor | None, *_: Any) -> Tensor:  # type: ignore[override]
+    def tangent(ctx: Any, x_t: Any, eps_t: Any, *_: Any) -> Any:
         """Linear: the mix of the tangents."""
         x_part = None if x_t is None else MixNoiseBackward.call(x_t, *ctx.saved_tensors, False)
         eps_part = None if eps_t is None else MixNoiseBackward.call(eps_t, *ctx.saved_tensors, True)
@@ -188,13 +188,13 @@ class AddNoise(Function):
         save(ctx, alpha_bar, noisy, lengths)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
         """One scaling pass, none where x needs no gradient."""
         needed = ctx.needs_input_grad[0]
         return MixNoiseBackward.call(grad, *ctx.saved_tensors, False) if needed else None, *(None,) * 9
 
     @staticmethod
-    def tangent(ctx: Any, x_t: Tensor, *_: Any) -> Any:  # type: ignore[override]
+    def tangent(ctx: Any, x_t: Tensor, *_: Any) -> Any:
         """Linear in x."""
         return MixNoiseBackward.call(x_t, *ctx.saved_tensors, False), None
 
@@ -381,6 +381,36 @@ def add_noise(
     return (y, eps) if return_noise else y
 
 
+@overload
+def add_noise_multimodal(
+    xs: Sequence[Tensor],
+    alpha_bars: Tensor,
+    *,
+    seed: int | Tensor | None = ...,
+    draw: int = ...,
+    streams: Sequence[int] | None = ...,
+    kind: str = ...,
+    p: float = ...,
+    sample_ids: Tensor | None = ...,
+    noisy: Tensor | None = ...,
+    lengths: Sequence[Tensor | None] | None = ...,
+    return_stats: Literal[False] = ...,
+) -> list[Tensor]: ...
+@overload
+def add_noise_multimodal(
+    xs: Sequence[Tensor],
+    alpha_bars: Tensor,
+    *,
+    seed: int | Tensor | None = ...,
+    draw: int = ...,
+    streams: Sequence[int] | None = ...,
+    kind: str = ...,
+    p: float = ...,
+    sample_ids: Tensor | None = ...,
+    noisy: Tensor | None = ...,
+    lengths: Sequence[Tensor | None] | None = ...,
+    return_stats: Literal[True],
+) -> tuple[list[Tensor], Tensor]: ...
 def add_noise_multimodal(
     xs: Sequence[Tensor],
     alpha_bars: Tensor,

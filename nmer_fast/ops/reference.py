@@ -197,12 +197,17 @@ def add_noise_multimodal(
         lengths_m = None if lengths is None else lengths[:, m]
         ys.append(mixed(x, eps, alpha_bars[..., m], noisy_m, lengths_m))
         if return_stats:
-            chosen = valid_mask(x.shape, lengths_m, x.device) & noisy_mask(noisy_m, x.dim(), x.device)
-            chosen = chosen.expand(x.shape)
-            x64, eps = torch.where(chosen, x.double(), 0.0), torch.where(chosen, eps, 0.0)
-            stats.append(torch.stack([chosen.sum().double(), x64.sum(), (x64 * x64).sum(), (eps * eps).sum()]))
+            stats.append(statistics(x, eps, noisy_m, lengths_m))
     empty = torch.empty(0, 4, dtype=torch.float64, device=rng.device)
     return ys, torch.stack(stats) if stats else empty
+
+
+def statistics(x: Tensor, eps: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """Count, sum of x, sum of x^2, sum of eps^2 over valid noisy elements, float64 [4]."""
+    chosen = valid_mask(x.shape, lengths, x.device) & noisy_mask(noisy, x.dim(), x.device)
+    chosen = chosen.expand(x.shape)
+    x64, eps64 = torch.where(chosen, x.double(), 0.0), torch.where(chosen, eps.double(), 0.0)
+    return torch.stack([chosen.sum().double(), x64.sum(), (x64 * x64).sum(), (eps64 * eps64).sum()])
 
 
 def reparameterize_kl(
@@ -269,7 +274,7 @@ def lstm_max_pool_backward(
     gates: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight_ih, weight_hh and bias; the weights' as one GEMM each, after the walk back in time."""
-    steps, batch, width = hidden.shape
+    steps, batch, _ = hidden.shape
     grad = torch.where(lengths[:, None] > 0, grad, 0.0)
     into_hidden = torch.zeros_like(hidden)
     if steps:

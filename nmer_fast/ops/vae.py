@@ -70,7 +70,7 @@ class ReparameterizeKLBackward(Function):
         save(ctx, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, a: Tensor, b: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, a: Tensor, b: Tensor) -> Any:
         """Derivatives of <a, grad_mu> + <b, grad_logvar>."""
         gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)
@@ -82,7 +82,7 @@ class ReparameterizeKLBackward(Function):
         return (a + b * half).to(mu.dtype), grad_k, (a * k).to(mu.dtype), grad_lv.to(mu.dtype), None, None, None
 
     @staticmethod
-    def tangent(ctx: Any, gz_t: Any, gk_t: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:  # type: ignore[override]
+    def tangent(ctx: Any, gz_t: Any, gk_t: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
         """Directional derivatives of both gradients."""
         gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)
@@ -126,13 +126,13 @@ class ReparameterizeKL(Function):
         save(ctx, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> Any:
         """One pass over mu, logvar and grad_z."""
         grad_mu, grad_logvar = ReparameterizeKLBackward.call(grad_z, grad_kl, *ctx.saved_tensors, ctx.stream)
         return grad_mu, grad_logvar, None, None, None
 
     @staticmethod
-    def tangent(ctx: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:  # type: ignore[override]
+    def tangent(ctx: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
         """Directional derivatives of z and kl."""
         mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)

@@ -1,0 +1,125 @@
+"""Schedules of beta, alpha_bar of a number of steps, and the way between alpha_bar and a signal-to-noise ratio.
+
+All of it is float64 arithmetic on the host. An SNR is in dB: 10 log10(alpha_bar var / ((1 - alpha_bar) v)) with `var`
+the data's variance and `v` the noise's own power (paper, Eq. 4 and 5, which leave v out).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SCHEDULES = ("paper", "linear", "scaled_linear", "cosine", "sigmoid")
+CONVENTIONS = ("exact", "paper")
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Betas, and alpha_bar(T) = prod of (1 - beta_t) over t = 1..T (paper, Eq. 1 and 2).
+
+    Attributes:
+        kind: "paper" spreads beta_start..beta_end linearly over a chosen T, so more steps mean more noise; the others
+            are of a fixed length and T picks a step: "linear", "scaled_linear" (linear in the square root), "cosine"
+            (Nichol and Dhariwal, arXiv 2102.09672) and "sigmoid".
+        beta_start: the first beta; 0 < beta_start <= beta_end < 1.
+        beta_end: the last beta.
+        length: steps of the schedules of fixed length.
+    """
+
+    kind: Literal["paper", "linear", "scaled_linear", "cosine", "sigmoid"] = "paper"
+    beta_start: float = 0.001
+    beta_end: float = 0.1
+    length: int = 100
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise ValueError(f"kind: expected one of {', '.join(SCHEDULES)}, got {self.kind!r}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"beta: expected 0 < beta_start <= beta_end < 1, got {self.beta_start}, {self.beta_end}")
+        if self.length < 1:
+            raise ValueError(f"length: expected at least 1 step, got {self.length}")
+
+    def betas(self, steps: int) -> Tensor:
+        """beta_1..beta_T, float64 [T], for T = steps."""
+        if steps < 1 or (self.kind != "paper" and steps > self.length):
+            bound = "1 or more" if self.kind == "paper" else f"1 to {self.length}"
+            raise ValueError(f"steps: expected {bound}, got {steps}")
+        n = steps if self.kind == "paper" else self.length
+        return self._all_betas(n)[:steps]
+
+    def _all_betas(self, n: int) -> Tensor:
+        start, end = self.beta_start, self.beta_end
+        if self.kind == "scaled_linear":
+            return torch.linspace(math.sqrt(start), math.sqrt(end), n, dtype=torch.float64) ** 2
+        if self.kind == "cosine":
+            t = torch.arange(n + 1, dtype=torch.float64) / n
+            alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+            return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+        if self.kind == "sigmoid":
+            return torch.sigmoid(torch.linspace(-6, 6, n, dtype=torch.float64)) * (end - start) + start
+        return torch.linspace(start, end, n, dtype=torch.float64)
+
+    def alpha_bar(self, steps: int) -> float:
+        """What is left of the signal's power after T = steps."""
+        return (1 - self.betas(steps)).prod().item()
+
+    def nearest_steps(self, snr_db: float, variance: float, noise_power: float = 1.0) -> tuple[int, float]:
+        """The whole T whose SNR is nearest to the one asked for, in dB, and the SNR that it really gives."""
+
+        def snr(steps: int) -> float:
+            return snr_of_alpha_bar(self.alpha_bar(steps), variance, noise_power)
+
+        low, high = 1, 1
+        while snr(high) > snr_db and (self.kind == "paper" or high < self.length):
+            low, high = high, 2 * high if self.kind == "paper" else min(2 * high, self.length)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if snr(middle) > snr_db else (low, middle)
+        return min(((t, snr(t)) for t in (low, high)), key=lambda pair: abs(pair[1] - snr_db))
+
+
+def check_variance(variance: float, name: str = "variance") -> None:
+    """A variance of 0, negative, infinite or NaN makes no SNR."""
+    if not (math.isfinite(variance) and variance > 0):
+        raise ValueError(f"{name}: expected a variance above 0 (the features must vary), got {variance}")
+
+
+def snr_of_alpha_bar(alpha_bar: float, variance: float, noise_power: float = 1.0) -> float:
+    """SNR in dB of data of a variance, at alpha_bar, in noise of a power; infinite at alpha_bar 0 and 1."""
+    check_variance(variance)
+    signal, noise = alpha_bar * variance, (1 - alpha_bar) * noise_power
+    if signal == 0:
+        return -math.inf
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise)
+
+
+def alpha_bar_of_snr(snr_db: float, variance: float, noise_power: float = 1.0) -> float:
+    """alpha_bar = s v / (var + s v) with s = 10^(snr_db / 10), exactly."""
+    check_variance(variance)
+    if math.isnan(snr_db):
+        raise ValueError("snr_db: expected a number of decibels, got nan")
+    if noise_power <= 0:
+        raise ValueError(f"noise_power: expected a power above 0, got {noise_power}: no alpha_bar gives an SNR")
+    if snr_db > 0:  # the same fraction, in a form that cannot overflow
+        return noise_power / (variance * 10 ** (-snr_db / 10) + noise_power)
+    s = 10 ** (snr_db / 10)
+    return s * noise_power / (variance + s * noise_power)
+
+
+def noise_power(kind: str, p: float, convention: str = "exact") -> float:
+    """The power v that an SNR counts: impulse noise has p, the other kinds 1; the paper's convention says 1 for all."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"snr_convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    return p if kind == "impulse" and convention == "exact" else 1.0
+
+
+def variance(x: Tensor, lengths: Tensor | None = None) -> float:
+    """Population variance of the valid elements of [B, ...] (lengths [B] of dim 1), in float64, without padding."""
+    values = x.double()
+    if lengths is not None:
+        values = values[torch.arange(x.shape[1], device=x.device) < lengths[:, None]]
+    return values.var(correction=0).item()

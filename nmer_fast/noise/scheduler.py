@@ -1,0 +1,206 @@
+"""NoiseScheduler: noise at a chosen SNR on every modality of a batch, for a training loop of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops.reference import KINDS as GENERATED
+from ..ops.reference import statistics
+from .conditions import Conditions
+from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_power, snr_of_alpha_bar
+
+KINDS = (*GENERATED, "missing")
+
+Given = Tensor | Callable[[Tensor], Tensor]
+
+
+class Noised(NamedTuple):
+    """What a scheduler returns.
+
+    Attributes:
+        features: by modality, of the shapes and dtypes that came in.
+        condition: int64 [B], each sample's condition, an index into `scheduler.conditions.names`.
+        stats: float64 [M, 4], as of `ops.add_noise_multimodal`, or None.
+    """
+
+    features: dict[str, Tensor]
+    condition: Tensor
+    stats: Tensor | None
+
+
+class NoiseScheduler(nn.Module):
+    """Adds noise to the modalities that a sample's condition leaves unclean (paper, section 2.2 and 3.1).
+
+    Args:
+        variances: each modality's variance, of valid elements of the train split (see `noise.variance`); the order
+            of the names is the order of the streams.
+        snr_db: the signal-to-noise ratio in dB, one for all or one for each modality; or else
+        steps: T for each modality, as in the paper (CMU-MOSEI: a 140, v 60, l 5 give -10 dB).
+        kind: "gaussian", "impulse", "uniform", "laplace"; "missing" (zeros, the condition of earlier work); or noise
+            of one's own: a tensor that broadcasts to the features, a callable from features to such a tensor
+            (`torch.randn_like`), or a mapping from modality to either.
+        p: the share of impulses.
+        snr_convention: "exact" counts the noise's own power (impulse: p); "paper" takes it as 1.
+        schedule: the betas that `steps` counts.
+        seed: of all noise and conditions, an int.
+        power: the mean square of noise of one's own; 1 unless given.
+
+    Attributes:
+        alpha_bars: float64 [M].
+        snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention.
+
+    Raises:
+        ValueError: one line that names the argument, what it was and what was expected.
+    """
+
+    alpha_bars: Tensor
+    noisy_of_condition: Tensor
+
+    def __init__(
+        self,
+        variances: Mapping[str, float],
+        *,
+        snr_db: float | Mapping[str, float] | None = None,
+        steps: Mapping[str, int] | None = None,
+        kind: str | Given | Mapping[str, Given] = "gaussian",
+        p: float = 0.3,
+        snr_convention: str = "exact",
+        schedule: NoiseSchedule | None = None,
+        seed: int = 0,
+        power: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.conditions = Conditions(list(variances))
+        self.modalities = self.conditions.modalities
+        self.kind, self.p, self.seed = kind, p, seed
+        if isinstance(kind, str) and kind not in KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, a tensor or a callable, got {kind!r}")
+        for name, value in variances.items():
+            check_variance(value, f"variance of modality {name}")
+        self.variances = dict(variances)
+        asked_power, true_power = self._powers(power, snr_convention)
+        alpha_bars = self._alpha_bars(snr_db, steps, schedule or NoiseSchedule(), asked_power)
+        self.snr_db = {
+            name: snr_of_alpha_bar(alpha_bar, variances[name], true_power)
+            for name, alpha_bar in zip(self.modalities, alpha_bars, strict=True)
+        }
+        self.register_buffer("alpha_bars", torch.tensor(alpha_bars, dtype=torch.float64), persistent=False)
+        self.register_buffer("noisy_of_condition", self.conditions.noisy, persistent=False)
+
+    def _powers(self, power: float, convention: str) -> tuple[float, float]:
+        """The noise's power as the SNR asked for counts it, and as it is."""
+        if isinstance(self.kind, str):
+            return noise_power(self.kind, self.p, convention), noise_power(self.kind, self.p)
+        return (power if convention == "exact" else 1.0), power
+
+    def _alpha_bars(
+        self,
+        snr_db: float | Mapping[str, float] | None,
+        steps: Mapping[str, int] | None,
+        schedule: NoiseSchedule,
+        power: float,
+    ) -> list[float]:
+        if self.kind == "missing":  # y = 0 x + 1 * 0: nothing is left, whatever was asked for
+            return [0.0] * len(self.modalities)
+        if (snr_db is None) == (steps is None):
+            raise ValueError(f"snr_db, steps: expected one of the two, got snr_db={snr_db} and steps={steps}")
+        for name, given in (("snr_db", snr_db), ("steps", steps)):
+            if isinstance(given, Mapping) and set(given) != set(self.modalities):
+                raise ValueError(f"{name}: expected one each for {', '.join(self.modalities)}, got {dict(given)}")
+        if steps is not None:
+            return [schedule.alpha_bar(steps[name]) for name in self.modalities]
+        assert snr_db is not None
+        targets = snr_db if isinstance(snr_db, Mapping) else dict.fromkeys(self.modalities, snr_db)
+        return [alpha_bar_of_snr(targets[name], self.variances[name], power) for name in self.modalities]
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        *,
+        lengths: Mapping[str, Tensor | None] | None = None,
+        sample_ids: Tensor | None = None,
+        draw: int = 0,
+        rng: Tensor | None = None,
+        condition: str | Tensor | None = None,
+        return_stats: bool = False,
+    ) -> Noised:
+        """Noise a batch.
+
+        Args:
+            features: by modality, [B, T, ...] (or [B, D] without lengths).
+            lengths: by modality, integers [B] or None.
+            sample_ids: integers [B], ids in the data set; by default 0..B-1.
+            draw: which draw for these samples (an epoch, a repeat): other draws, other noise and conditions.
+            rng: int64 [2] = (seed, draw) instead of the scheduler's seed and `draw`, for compiled steps.
+            condition: a name for all samples, or indices [B]; by default one of the incomplete conditions for each
+                sample, drawn uniformly.
+            return_stats: also measure what was added.
+        """
+        xs = [features[name] for name in self.modalities]
+        batch, device = xs[0].shape[0], xs[0].device
+        if sample_ids is None:
+            sample_ids = torch.arange(batch, device=device)
+        if rng is None:
+            rng = ops.rng_tensor(self.seed, draw, device)
+        if condition is None:
+            index = self.conditions.draw(rng, sample_ids)
+        elif isinstance(condition, Tensor):
+            index = condition
+        else:
+            index = torch.full((batch,), self.conditions.index(condition), device=device)
+        noisy = self.noisy_of_condition[index]
+        valid = None if lengths is None else [lengths[name] for name in self.modalities]
+        ys, stats = self._add(xs, rng, sample_ids, noisy, valid, return_stats)
+        return Noised(dict(zip(self.modalities, ys, strict=True)), index, stats)
+
+    def _add(
+        self,
+        xs: list[Tensor],
+        rng: Tensor,
+        sample_ids: Tensor,
+        noisy: Tensor,
+        lengths: list[Tensor | None] | None,
+        return_stats: bool,
+    ) -> tuple[list[Tensor], Tensor | None]:
+        ys: list[Tensor]
+        if isinstance(self.kind, str) and self.kind in GENERATED:
+            ys, total = ops.add_noise_multimodal(
+                xs, self.alpha_bars, seed=rng, kind=self.kind, p=self.p, sample_ids=sample_ids, noisy=noisy,
+                lengths=lengths, return_stats=True,
+            )  # fmt: skip
+            return ys, total if return_stats else None
+        ys, stats = [], []
+        for m, x in enumerate(xs):
+            eps = self._given(self.modalities[m], x)
+            valid = None if lengths is None else lengths[m]
+            ys.append(ops.mix_noise(x, eps, self.alpha_bars[m], noisy=noisy[:, m], lengths=valid))
+            if return_stats:
+                stats.append(statistics(x, eps, noisy[:, m], valid))
+        return ys, torch.stack(stats) if return_stats else None
+
+    def _given(self, name: str, x: Tensor) -> Tensor:
+        """Noise of the user's own, of x's shape and dtype."""
+        if self.kind == "missing":
+            return torch.zeros_like(x)
+        given = self.kind[name] if isinstance(self.kind, Mapping) else self.kind
+        eps = given if isinstance(given, Tensor) else given(x)  # type: ignore[operator]
+        return eps.to(x).expand_as(x)
+
+    def realised_snr_db(self, stats: Tensor) -> dict[str, float]:
+        """SNR in dB that statistics (summed over any number of batches) show, by modality; nan where nothing noisy."""
+        out = {}
+        for name, alpha_bar, row in zip(self.modalities, self.alpha_bars.tolist(), stats.tolist(), strict=True):
+            count, total, squares, eps_squares = row
+            signal = alpha_bar * (squares / count - (total / count) ** 2) if count else math.nan
+            noise = (1 - alpha_bar) * eps_squares / count if count else math.nan
+            if signal == 0:
+                out[name] = -math.inf
+            else:
+                out[name] = math.inf if noise == 0 else 10 * math.log10(signal / noise)
+        return out

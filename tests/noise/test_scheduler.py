@@ -1,0 +1,168 @@
+"""NoiseScheduler: all kinds at the SNR asked for, conditions, noise of one's own, a compiled loop."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from nmer_fast import ops
+from nmer_fast.noise import KINDS, NoiseScheduler
+
+VARIANCES = {"a": 4.0, "v": 0.25, "l": 1.0}
+
+
+def batch(size=50, steps=20):
+    generator = torch.Generator().manual_seed(3)
+    features = {m: math.sqrt(v) * torch.randn(size, steps, 30, generator=generator) for m, v in VARIANCES.items()}
+    lengths = {m: torch.randint(0, steps + 1, (size,), generator=generator) for m in VARIANCES}
+    return features, lengths
+
+
+@pytest.mark.parametrize("convention", ["exact", "paper"])
+@pytest.mark.parametrize("kind", ["gaussian", "impulse", "uniform", "laplace"])
+def test_every_kind_realises_its_snr(kind, convention):
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10, kind=kind, snr_convention=convention)
+    expected = -10 + (-10 * math.log10(0.3) if (kind, convention) == ("impulse", "paper") else 0)
+    features, lengths = batch(400)
+    stats = scheduler(features, lengths=lengths, condition="none", return_stats=True).stats
+    for name, snr in scheduler.realised_snr_db(stats).items():
+        assert scheduler.snr_db[name] == pytest.approx(expected)
+        assert snr == pytest.approx(expected, abs=0.1)
+
+
+def test_an_snr_for_each_modality():
+    scheduler = NoiseScheduler(VARIANCES, snr_db={"a": 0, "v": -10, "l": 10})
+    assert scheduler.snr_db == pytest.approx({"a": 0, "v": -10, "l": 10})
+
+
+def test_steps_as_in_the_paper():
+    scheduler = NoiseScheduler(VARIANCES, steps={"a": 140, "v": 60, "l": 5})
+    betas = [0.001 + (0.1 - 0.001) * t / 4 for t in range(5)]
+    assert scheduler.alpha_bars[2].item() == pytest.approx(math.prod(1 - b for b in betas))
+
+
+def test_conditions_leave_their_modalities_clean():
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10, seed=4)
+    features, lengths = batch()
+    valid = {m: (torch.arange(20) < lengths[m][:, None])[..., None] for m in VARIANCES}
+    for name in scheduler.conditions.names:
+        noised = scheduler(features, lengths=lengths, condition=name).features
+        clean = {"none": "", "all": "avl"}.get(name, name)
+        for m in VARIANCES:
+            kept = torch.where(valid[m], features[m], 0)
+            assert torch.equal(noised[m], kept) == (m in clean)
+
+
+def test_paired_noise_across_conditions():
+    """A modality's noise for a sample is the same in every condition that leaves it noisy."""
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
+    features, _ = batch()
+    by_condition = {c: scheduler(features, condition=c).features for c in ("a", "v", "none")}
+    assert torch.equal(by_condition["a"]["l"], by_condition["v"]["l"])
+    assert torch.equal(by_condition["a"]["l"], by_condition["none"]["l"])
+
+
+def test_training_draws_a_condition_for_each_sample():
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10, seed=1)
+    features, _ = batch(600)
+    ids = torch.arange(1000, 1600)
+    noised = scheduler(features, sample_ids=ids, draw=3)
+    assert set(noised.condition.tolist()) == set(range(6))
+    for c in range(6):
+        chosen = noised.condition == c
+        explicit = scheduler({m: x[chosen] for m, x in features.items()}, sample_ids=ids[chosen], draw=3, condition=noised.condition[chosen])  # fmt: skip
+        for m in VARIANCES:
+            assert torch.equal(noised.features[m][chosen], explicit.features[m])
+    again = scheduler(features, sample_ids=ids, draw=4)
+    assert not torch.equal(noised.condition, again.condition)
+
+
+def test_missing_is_zeros():
+    scheduler = NoiseScheduler(VARIANCES, kind="missing")
+    features, lengths = batch()
+    noised = scheduler(features, lengths=lengths, condition="a", return_stats=True)
+    assert noised.features["v"].abs().max() == 0
+    assert torch.equal(noised.features["a"], scheduler(features, lengths=lengths, condition="all").features["a"])
+    assert set(scheduler.snr_db.values()) == {-math.inf}
+    assert scheduler.realised_snr_db(noised.stats)["v"] == -math.inf
+    assert math.isnan(scheduler.realised_snr_db(noised.stats)["a"])
+
+
+def test_noise_of_ones_own():
+    features, lengths = batch()
+    constant = NoiseScheduler(VARIANCES, snr_db=0, kind=torch.tensor(2.0), power=4.0)
+    noised = constant(features, lengths=lengths, condition="none", return_stats=True)
+    alpha_bar = 4 / (4 + 4)  # variance 4, power 4, 0 dB
+    expected = math.sqrt(alpha_bar) * features["a"] + math.sqrt(1 - alpha_bar) * 2
+    valid = (torch.arange(20) < lengths["a"][:, None])[..., None]
+    torch.testing.assert_close(noised.features["a"], torch.where(valid, expected, 0))
+    assert all(abs(snr) < 0.25 for snr in constant.realised_snr_db(noised.stats).values())
+    called = NoiseScheduler(VARIANCES, snr_db=0, kind={m: torch.zeros_like for m in VARIANCES})
+    assert torch.equal(called(features, condition="none").features["l"], features["l"] * math.sqrt(0.5))
+
+
+def test_a_training_loop_of_ones_own_compiles():
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
+    counter = CompileCounterWithBackend("inductor")
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def step(features, lengths, ids, rng):
+        noised = scheduler(features, lengths=lengths, sample_ids=ids, rng=rng)
+        return noised.features["a"].square().mean(), noised.condition
+
+    features, lengths = batch()
+    for draw in range(10):
+        ids = torch.randperm(50)
+        loss, condition = step(features, lengths, ids, torch.tensor([0, draw]))
+        eager = scheduler(features, lengths=lengths, sample_ids=ids, draw=draw)
+        assert torch.equal(condition, eager.condition)
+        torch.testing.assert_close(loss, eager.features["a"].square().mean())
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "pink"}, "^kind: expected one of gaussian, impulse, uniform, laplace, missing, a tensor"),
+        ({}, "^snr_db, steps: expected one of the two, got snr_db=None and steps=None"),
+        ({"snr_db": -10, "steps": {"a": 1, "v": 1, "l": 1}}, "^snr_db, steps: expected one of the two"),
+        ({"steps": {"a": 1}}, "^steps: expected one each for a, v, l, got"),
+        ({"snr_db": {"a": 1, "v": 2, "x": 3}}, "^snr_db: expected one each for a, v, l"),
+        ({"variances": {"a": 1.0, "v": 0.0}, "snr_db": -10}, "^variance of modality v: expected a variance above 0"),
+        ({"variances": {"a": math.nan}, "snr_db": -10}, "^variance of modality a: expected a variance above 0"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseScheduler(**{"variances": VARIANCES, **arguments})
+
+
+def test_kinds_are_those_documented():
+    assert KINDS == ("gaussian", "impulse", "uniform", "laplace", "missing")
+
+
+def test_ops_import_torch_alone():
+    """Kernel users get no models, data, Triton or command-line libraries."""
+    code = (
+        "import sys, nmer_fast.ops; "
+        "print([m for m in ('triton', 'tyro', 'rich', 'torchmetrics', 'nmer_fast.models', 'nmer_fast.data', "
+        "'nmer_fast.noise', 'nmer_fast.engine') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ops_are_what_the_scheduler_adds():
+    features, lengths = batch()
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-20, kind="laplace", seed=2**63 + 1)
+    ids = torch.arange(50) + 9
+    noised = scheduler(features, lengths=lengths, sample_ids=ids, draw=2, condition="none").features
+    for stream, m in enumerate(VARIANCES):
+        y = ops.add_noise(
+            features[m], scheduler.alpha_bars[stream], seed=2**63 + 1, draw=2, stream=stream, kind="laplace",
+            sample_ids=ids, lengths=lengths[m],
+        )  # fmt: skip
+        assert torch.equal(noised[m], y)
