@@ -1,0 +1,101 @@
+"""The project's own feature-set file, one .npz: docs/formats.md describes its keys."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .featureset import SPLITS, FeatureSet, Ragged
+
+ABOUT = ("label", "label_names", "split", "id", "group", "position")
+
+
+def load_npz(path: str | Path) -> FeatureSet:
+    """Read a feature-set file.
+
+    Args:
+        path: an .npz with, for N samples, `label` int [N], `split` str [N] ('train', 'test', perhaps 'val'), for each
+            modality m an array m [N, D] (sequences of one step) or [N, T, D] with `m_lengths` int [N], and perhaps
+            `label_names`, `id`, `group` and `position`.
+
+    Raises:
+        UserError: one line that names the file, the key and what was expected. Nothing is unpickled.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected a feature-set file (.npz), found no such file") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).splitlines()[0]}"
+        ) from None
+    return from_arrays(path.stem, arrays)
+
+
+def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSet:
+    """A feature set from the file's arrays; messages begin with the name."""
+    for key in ("label", "split"):
+        if key not in arrays:
+            raise UserError(f"{name}: expected the key '{key}', got only {', '.join(sorted(arrays))}")
+    n = len(arrays["label"])
+    labels = _integers(name, "label", arrays["label"], n)
+    modalities = {}
+    for key, array in arrays.items():
+        if key not in ABOUT and not key.endswith("_lengths"):
+            modalities[key] = _modality(name, key, array, arrays.get(f"{key}_lengths"), n)
+    if not modalities:
+        raise UserError(f"{name}: expected at least one modality, an array [N, D] or [N, T, D], got none")
+    classes = int(labels.max()) + 1 if n else 0
+    names = [str(c) for c in arrays.get("label_names", range(classes))]
+    groups = arrays.get("group", np.full(n, ""))
+    group_ids = np.unique(groups, return_inverse=True)[1].reshape(-1) if "group" in arrays else np.full(n, -1)
+    sample_names = [str(s) for s in arrays.get("id", np.arange(n))]
+    if len(sample_names) != n or len(groups) != n:
+        raise UserError(f"{name}: id, group: expected {n} entries, one for each label")
+    if len(set(sample_names)) < n:
+        raise UserError(f"{name}: id: expected {n} different names, got {len(set(sample_names))}")
+    return FeatureSet(
+        name=name,
+        modalities=modalities,
+        labels=labels,
+        class_names=names,
+        splits=_splits(name, arrays["split"], n),
+        sample_names=sample_names,
+        groups=torch.from_numpy(group_ids.astype(np.int64)),
+        positions=_integers(name, "position", arrays.get("position", np.arange(n)), n),
+    )
+
+
+def _modality(name: str, key: str, array: np.ndarray[Any, Any], lengths: Any, n: int) -> Ragged:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or len(array) != n:
+        raise UserError(
+            f"{name}: {key}: expected numbers of shape [{n}, D] or [{n}, T, D], got {array.dtype} {list(array.shape)}"
+        )
+    padded = torch.from_numpy(array.astype(np.float32)).reshape(n, -1 if array.ndim == 3 else 1, array.shape[-1])
+    steps = padded.shape[1]
+    valid = torch.full((n,), steps) if lengths is None else _integers(name, f"{key}_lengths", lengths, n)
+    if n and not 0 <= int(valid.min()) <= int(valid.max()) <= steps:
+        raise UserError(f"{name}: {key}_lengths: expected 0 to {steps}, got {int(valid.min())} to {int(valid.max())}")
+    return Ragged.from_padded(padded, valid)
+
+
+def _integers(name: str, key: str, array: np.ndarray[Any, Any], n: int) -> Tensor:
+    if array.dtype.kind not in "iu" or array.shape != (n,):
+        raise UserError(f"{name}: {key}: expected integers of shape [{n}], got {array.dtype} {list(array.shape)}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _splits(name: str, array: np.ndarray[Any, Any], n: int) -> dict[str, Tensor]:
+    if array.shape != (n,) or array.dtype.kind != "U" or not set(array.tolist()) <= set(SPLITS):
+        found = ", ".join(sorted({str(s) for s in array.reshape(-1)[:10_000]}))
+        raise UserError(f"{name}: split: expected {n} strings out of {', '.join(SPLITS)}, got {found}")
+    rows = {split: torch.from_numpy(np.flatnonzero(array == split)) for split in SPLITS}
+    return {split: index for split, index in rows.items() if len(index)}

@@ -1,0 +1,1 @@
+"""Batches, teacher, training, evaluation, checkpoints."""

@@ -1,0 +1,54 @@
+"""Batches: gathered from the ragged features, padded to their own longest sample, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..data import FeatureSet
+from ..models import Batch, Targets
+
+
+class Batches:
+    """Makes batches of a (standardised) feature set.
+
+    Args:
+        data: the set; a sample's id, which its noise depends on, is its row.
+        device: where batches go.
+        size: samples in a batch.
+    """
+
+    def __init__(self, data: FeatureSet, device: torch.device, size: int) -> None:
+        self.data, self.device, self.size = data, device, size
+
+    def of(self, rows: Tensor, *, rng: Tensor | None = None, targets: Targets | None = None) -> Batch:
+        """These rows; `targets` are of all rows of the set, in order."""
+        padded = {name: ragged.padded(rows) for name, ragged in self.data.modalities.items()}
+        chosen = rows.to(self.device)
+        return Batch(
+            features={name: x.to(self.device) for name, (x, _) in padded.items()},
+            lengths={name: lengths.to(self.device) for name, (_, lengths) in padded.items()},
+            labels=self.data.labels[rows].to(self.device),
+            sample_ids=chosen,
+            targets=None if targets is None else Targets(targets.joint[chosen], targets.invariant[chosen]),
+            rng=rng,
+        )
+
+    def in_order(self, rows: Tensor) -> Iterator[Batch]:
+        """All rows, as they stand."""
+        for start in range(0, len(rows), self.size):
+            yield self.of(rows[start : start + self.size])
+
+    def shuffled(self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None) -> Iterator[Batch]:
+        """All rows in an order that seed and epoch decide; the noise of (seed, epoch) comes with them."""
+        generator = torch.Generator().manual_seed((seed << 20 ^ epoch) % 2**63)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        rng = torch.tensor([seed, epoch], device=self.device)
+        for start in range(0, len(rows), self.size):
+            yield self.of(rows[start : start + self.size], rng=rng, targets=targets)
+
+    def count(self, rows: Tensor) -> int:
+        """How many batches these rows make."""
+        return -(-len(rows) // self.size)

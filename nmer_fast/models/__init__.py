@@ -1,0 +1,7 @@
+"""NMER, its teacher and encoders; one file per system."""
+
+from .interface import Batch, Output, Targets
+from .nmer import NMER, NMERConfig
+from .teacher import Teacher
+
+__all__ = ["NMER", "Batch", "NMERConfig", "Output", "Targets", "Teacher"]

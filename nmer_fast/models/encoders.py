@@ -1,0 +1,112 @@
+"""Encoders of one modality: an LSTM for frames, a TextCNN for words (paper, section 3.3). Padding changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import ops
+
+HIDDEN = 128
+TEXT = ("l", "text", "lexical", "language")  # modalities read by a TextCNN; all others by an LSTM
+STREAMS = ("specific", "invariant")
+
+
+class LSTMEncoder(nn.Module):
+    """One-layer LSTM of 128, max-pooled over valid steps: [B, T, D] -> [B, 128]; zeros for an absent sample."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(HIDDEN)  # as nn.LSTM
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        self.weight_ih, self.weight_hh = uniform(4 * HIDDEN, dim), uniform(4 * HIDDEN, HIDDEN)
+        self.bias = uniform(4 * HIDDEN)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Encode a padded batch."""
+        return ops.lstm_max_pool(x, lengths, self.weight_ih, self.weight_hh, self.bias)
+
+
+class TextCNN(nn.Module):
+    """Convolutions over 3, 4 and 5 steps, 128 filters each, ReLU, max over time; dropout; linear to 128 and ReLU.
+
+    A sample shorter than a kernel counts as zero-padded to the kernel's length; an absent one gives zeros.
+    """
+
+    KERNELS = (3, 4, 5)
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        convolutions = [nn.Conv1d(dim, HIDDEN, kernel) for kernel in self.KERNELS]  # for their initialisation
+        self.weights = nn.ParameterList(c.weight for c in convolutions)  # [128, D, kernel] each
+        self.biases = nn.ParameterList(c.bias for c in convolutions if c.bias is not None)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(len(self.KERNELS) * HIDDEN, HIDDEN)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Encode a padded batch [B, T, D] -> [B, 128].
+
+        All taps of all kernels are one GEMM; a convolution is the sum of its taps, each shifted to its step.
+        """
+        steps = torch.arange(x.shape[1], device=x.device)
+        x = torch.where((steps < lengths[:, None])[..., None], x, 0.0)
+        taps = torch.cat([weight.permute(2, 0, 1).flatten(0, 1) for weight in self.weights])  # [12 * 128, D]
+        products = F.pad(F.linear(x, taps), (0, 0, 0, max(self.KERNELS) - 1)).split(HIDDEN, dim=2)
+        pooled, first = [], 0
+        for kernel, bias in zip(self.KERNELS, self.biases, strict=True):
+            shifted = [products[first + tap][:, tap : tap + x.shape[1]] for tap in range(kernel)]
+            whole = (steps + kernel <= lengths[:, None]) | (steps == 0)
+            active = (torch.stack(shifted).sum(0) + bias).relu()
+            pooled.append(torch.where(whole[..., None], active, 0.0).amax(dim=1))
+            first += kernel
+        out = self.linear(self.dropout(torch.cat(pooled, dim=1))).relu()
+        return torch.where(lengths[:, None] > 0, out, 0.0)
+
+
+class Encoders(nn.Module):
+    """Two encoders of each modality, specific and invariant, and one linear network behind all the invariant ones.
+
+    Args:
+        dims: feature dimensions by modality.
+        dropout: of the TextCNNs.
+    """
+
+    def __init__(self, dims: Mapping[str, int], dropout: float) -> None:
+        super().__init__()
+        self.modalities = tuple(dims)
+
+        def encoder(name: str, dim: int) -> nn.Module:
+            return TextCNN(dim, dropout) if name in TEXT else LSTMEncoder(dim)
+
+        self.encoders = nn.ModuleDict(
+            {stream: nn.ModuleDict({name: encoder(name, dim) for name, dim in dims.items()}) for stream in STREAMS}
+        )
+        self.shared = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
+        """Encode all modalities: [B, M, 2, 128], h' in [:, :, 0] and H' in [:, :, 1]; zeros where absent."""
+        by_stream = [
+            torch.stack([self.encoders[stream][m](features[m], lengths[m]) for m in self.modalities], dim=1)  # type: ignore[index]
+            for stream in STREAMS
+        ]
+        present = torch.stack([lengths[m] > 0 for m in self.modalities], dim=1)[..., None]
+        specific, invariant = by_stream[0], torch.where(present, self.shared(by_stream[1]), 0.0)
+        return torch.stack([specific, invariant], dim=2)
+
+
+class Classifier(nn.Sequential):
+    """Three linear layers of 384, 128 and the classes (paper, section 3.3), with ReLU and dropout between."""
+
+    def __init__(self, inputs: int, classes: int, dropout: float) -> None:
+        super().__init__(
+            *(nn.Linear(inputs, 384), nn.ReLU(), nn.Dropout(dropout)),
+            *(nn.Linear(384, 128), nn.ReLU(), nn.Dropout(dropout)),
+            nn.Linear(128, classes),
+        )

@@ -1,0 +1,57 @@
+"""The teacher: encoders trained on complete data, whose features are NMER's targets (IF-MMIN, Zuo et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .encoders import HIDDEN, Classifier, Encoders
+from .interface import Batch, Output, Targets
+
+
+def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor:
+    """Distance of two batches' distributions by their first moments (Zellinger et al., arXiv 1702.08811, Eq. 5)."""
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    total = torch.linalg.vector_norm(mean_x - mean_y)
+    for order in range(2, moments + 1):
+        moment_x, moment_y = ((x - mean_x) ** order).mean(0), ((y - mean_y) ** order).mean(0)
+        total = total + torch.linalg.vector_norm(moment_x - moment_y)
+    return total
+
+
+class Teacher(nn.Module):
+    """Encoders and a classifier on [h; H]; cross-entropy, and moments that agree between modalities' H.
+
+    Args:
+        dims: feature dimensions by modality.
+        classes: how many.
+        dropout: of the TextCNNs and the classifier.
+    """
+
+    def __init__(self, dims: Mapping[str, int], classes: int, dropout: float) -> None:
+        super().__init__()
+        self.encoders = Encoders(dims, dropout)
+        self.classifier = Classifier(2 * HIDDEN * len(dims), classes, dropout)
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits and losses on complete data."""
+        encoded = self.encoders(batch.features, batch.lengths)
+        logits = self.classifier(encoded.flatten(1))
+        invariant = encoded[:, :, 1].unbind(1)
+        distances = [central_moment_discrepancy(x, y) for x, y in combinations(invariant, 2)]
+        losses = {
+            "cls": F.cross_entropy(logits, batch.labels),
+            "cmd": torch.stack(distances).mean() if distances else logits.new_zeros(()),
+        }
+        losses["total"] = losses["cls"] + losses["cmd"]
+        return Output(logits, losses)
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Targets:
+        """H and H of complete data, which are constants of a sample (call in eval mode)."""
+        encoded = self.encoders(batch.features, batch.lengths)
+        return Targets(joint=encoded[:, :, 0].flatten(1), invariant=encoded[:, :, 1].flatten(1))
