@@ -32,7 +32,7 @@ class Options:
         compile: compile the training step as one graph.
         device: cpu, cuda, or auto.
         out: folder for the checkpoint and results.json; by default a new one under runs/.
-        size: utterances of the synthetic data; by default 1383.
+        size: utterances of the synthetic data; by default 850.
         difficulty: of the synthetic data: 2 is hard, 0.5 easy.
     """
 

@@ -69,7 +69,7 @@ def score(predicted: Tensor, labels: Tensor, classes: int) -> Scores:
 
 @torch.no_grad()
 def evaluate(model: NMER, batches: Batches, rows: Tensor, scheduler: NoiseScheduler, seed: int) -> Evaluation:
-    """Evaluate under all conditions; each modality is encoded twice, clean and noisy, and that serves in all of them."""
+    """Evaluate under all conditions; each modality is encoded twice, clean and noisy, and reused."""
     model.eval()
     conditions = scheduler.conditions
     rng = torch.tensor([seed, DRAW], device=batches.device)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.fx.experimental import _config as fx_config
 
 from ..data import FeatureSet
 from ..errors import UserError
@@ -31,6 +32,7 @@ class Recipe:
         teacher_epochs: on complete data, half at teacher_lr and half on the way to 0.
         teacher_lr: of AdamW.
         teacher_clip: largest gradient norm of the teacher.
+        teacher_lambda_cmd: weight of the distance between its modalities' invariant features.
         seed: of weights, order, dropout, noise and conditions.
         compile: compile the step as one graph.
         model: NMER's sizes and loss weights.
@@ -42,6 +44,7 @@ class Recipe:
     teacher_epochs: int = 20
     teacher_lr: float = 2e-4
     teacher_clip: float = 0.5
+    teacher_lambda_cmd: float = 0.01
     seed: int = 0
     compile: bool = False
     model: NMERConfig = field(default_factory=NMERConfig)
@@ -68,20 +71,24 @@ def train(data: FeatureSet, scheduler: NoiseScheduler, recipe: Recipe, device: t
     torch.manual_seed(recipe.seed)
     classes, batches = len(data.class_names), Batches(data, device, recipe.batch_size)
     start = time.perf_counter()
-    teacher = train_teacher(Teacher(data.dims, classes, recipe.model.dropout).to(device), batches, recipe, report)
+    teacher = train_teacher(
+        Teacher(data.dims, classes, recipe.model.dropout, recipe.teacher_lambda_cmd).to(device),
+        batches,
+        recipe,
+        report,
+    )
     targets = teacher_targets(teacher, batches)
     seconds = {"teacher": time.perf_counter() - start}
     model = NMER(data.dims, classes, recipe.model).to(device)
     model.encoders.load_state_dict(teacher.encoders.state_dict())  # as in the released code; the paper does not say
 
-    def step(batch: Batch) -> Output:
+    def plain(batch: Batch) -> Output:
         noised = scheduler(batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=batch.rng)
         noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
         return model(noisy)
 
-    start = time.perf_counter()
+    step = compiled(plain) if recipe.compile else plain
     if recipe.compile:
-        step = compiled(step)
         seconds["compile"] = _warm_up(step, model, batches, targets, recipe)
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
     start = time.perf_counter()
@@ -91,13 +98,12 @@ def train(data: FeatureSet, scheduler: NoiseScheduler, recipe: Recipe, device: t
 
 
 def compiled(step: Callable[[Batch], Output]) -> Callable[[Batch], Output]:
-    """The step as one graph for every batch size and length."""
+    """The step as one graph for every batch size and length, if its first batch is `all_sizes_differ`'s."""
     graph = torch.compile(step, fullgraph=True)
 
     def call(batch: Batch) -> Output:
         mark_dynamic(batch)
-        with fx_config.patch(use_duck_shape=False):  # sizes that happen to be equal are not the same size
-            return graph(batch)
+        return graph(batch)
 
     return call
 
@@ -113,12 +119,22 @@ def mark_dynamic(batch: Batch) -> None:
         torch._dynamo.maybe_mark_dynamic(t, 0)
 
 
+def all_sizes_differ(batch: Batch) -> Batch:
+    """The batch with every modality padded to a length of its own: Dynamo takes sizes that are equal for the same."""
+    taken, features = {len(batch.labels)}, {}
+    for name, x in batch.features.items():
+        steps = next(t for t in count(x.shape[1], 8) if t not in taken)
+        taken.add(steps)
+        features[name] = F.pad(x, (0, 0, 0, steps - x.shape[1]))
+    return replace(batch, features=features)
+
+
 def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, targets: Targets, recipe: Recipe) -> float:
     """Compile forward and backward on one batch, changing nothing; the seconds that took."""
     start, state = time.perf_counter(), torch.get_rng_state()
     model.train()
     rows = batches.data.splits["train"]
-    batch = next(batches.shuffled(rows, recipe.seed, 0, targets))
+    batch = all_sizes_differ(next(batches.shuffled(rows, recipe.seed, 0, targets)))
     graphs = counters["stats"]["unique_graphs"]
     step(batch).losses["total"].backward()
     assert counters["stats"]["unique_graphs"] == graphs + 1
@@ -181,8 +197,8 @@ def _epochs(
                 for name, value in losses.items():
                     totals[name] = totals.get(name, 0.0) + value.detach()
             schedule.step()
-            count = batches.count(splits["train"])
-            history.append(check_finite("nmer", epoch, {name: value / count for name, value in totals.items()}))
+            steps = batches.count(splits["train"])
+            history.append(check_finite("nmer", epoch, {name: value / steps for name, value in totals.items()}))
             note = f"loss {history[-1]['total']:.3f}"
             if "val" in splits:
                 result: Evaluation = evaluate(model, batches, splits["val"], scheduler, recipe.seed)

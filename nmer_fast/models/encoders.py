@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ class TextCNN(nn.Module):
         for kernel, bias in zip(self.KERNELS, self.biases, strict=True):
             shifted = [products[first + tap][:, tap : tap + x.shape[1]] for tap in range(kernel)]
             whole = (steps + kernel <= lengths[:, None]) | (steps == 0)
-            active = (torch.stack(shifted).sum(0) + bias).relu()
+            active = (reduce(torch.add, shifted) + bias).relu()
             pooled.append(torch.where(whole[..., None], active, 0.0).amax(dim=1))
             first += kernel
         out = self.linear(self.dropout(torch.cat(pooled, dim=1))).relu()

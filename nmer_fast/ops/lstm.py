@@ -28,9 +28,10 @@ def _fake_forward(
     )
 
 
-def _fake_backward(grad: Tensor, x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, *_: Any) -> Any:
+def _fake_backward(grad: Tensor, x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, *rest: Any) -> Any:
+    need_x = rest[-1]
     return (
-        x.new_empty(x.shape),
+        x.new_empty(x.shape if need_x else (0,)),
         x.new_empty(weight_ih.shape),
         x.new_empty(weight_hh.shape),
         x.new_empty(weight_ih.shape[0]),
@@ -45,7 +46,7 @@ _lstm_max_pool = define(
 )
 _lstm_max_pool_backward = define(
     "lstm_max_pool_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor argmax, Tensor hidden, Tensor cell, Tensor gates) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor argmax, Tensor hidden, Tensor cell, Tensor gates, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)",
     reference.lstm_max_pool_backward,
     _fake_backward,
 )
@@ -69,8 +70,9 @@ class LSTMMaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         """Back through time."""
-        grad_x, grad_ih, grad_hh, grad_bias = _lstm_max_pool_backward(grad, *ctx.saved_tensors)
-        return grad_x, None, grad_ih, grad_hh, grad_bias
+        need_x = ctx.needs_input_grad[0]
+        grad_x, grad_ih, grad_hh, grad_bias = _lstm_max_pool_backward(grad, *ctx.saved_tensors, need_x)
+        return grad_x if need_x else None, None, grad_ih, grad_hh, grad_bias
 
 
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:

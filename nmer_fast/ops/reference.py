@@ -272,8 +272,9 @@ def lstm_max_pool_backward(
     hidden: Tensor,
     cell: Tensor,
     gates: Tensor,
+    need_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight_ih, weight_hh and bias; the weights' as one GEMM each, after the walk back in time."""
+    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias; a GEMM each after the walk back in time."""
     steps, batch, _ = hidden.shape
     grad = torch.where(lengths[:, None] > 0, grad, 0.0)
     into_hidden = torch.zeros_like(hidden)
@@ -295,6 +296,6 @@ def lstm_max_pool_backward(
         d_h = d_gates[t] @ weight_hh
     flat = d_gates.flatten(0, 1)
     inputs = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0).transpose(0, 1).flatten(0, 1)
-    grad_x = (d_gates @ weight_ih).transpose(0, 1).contiguous()
+    grad_x = (d_gates @ weight_ih).transpose(0, 1).contiguous() if need_x else x.new_empty(0)
     grad_hh = flat[batch:].t() @ hidden[:-1].flatten(0, 1) if steps > 1 else torch.zeros_like(weight_hh)
     return grad_x, flat.t() @ inputs, grad_hh.contiguous(), flat.sum(0)

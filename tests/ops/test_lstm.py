@@ -109,7 +109,9 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool, args)
     _, argmax, hidden, cell, gates = torch.ops.nmer_fast.lstm_max_pool(*args)
     grad = torch.ones((), dtype=x.dtype).expand(5, 6)
-    torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool_backward, (grad, *args[:4], argmax, hidden, cell, gates))
+    for need_x in (True, False):
+        saved = (grad, *args[:4], argmax, hidden, cell, gates, need_x)
+        torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool_backward, saved)
 
 
 @pytest.mark.parametrize(
