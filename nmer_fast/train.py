@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .command import describe_noise, fail_in_one_line, parse_steps
 from .errors import UserError
 
 DEFAULT_SNR = -10.0
@@ -105,31 +106,13 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         "losses": trained.losses,
         "config": {**asdict(options), "out": str(folder), "snr": snr, "recipe": asdict(recipe)},
         "versions": versions(),
-        "seconds": trained.seconds,
+        "times": trained.seconds,
     }
     write_json(folder / "results.json", results)
-    report.table(
-        f"{data.name}, test, {describe_noise(options.noise, snr, options.steps)}, epoch {trained.epoch}", evaluation
-    )
+    report.table(f"{data.name}, test, {describe_noise(options.noise, snr, steps)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
     return results
-
-
-def describe_noise(noise: str, snr: float | None, steps: tuple[str, ...]) -> str:
-    """For a table's title."""
-    return f"{noise} noise" + (f" at {snr:g} dB" if snr is not None else f", T {' '.join(steps)}" if steps else "")
-
-
-def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | None:
-    """a=140 v=60 l=5 as a mapping."""
-    steps = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if not name or not value.isdigit() or int(value) < 1:
-            raise UserError(f"steps: expected modality=T with a whole T above 0, such as a=140, got {pair!r}")
-        steps[name] = int(value)
-    return steps or None
 
 
 def make_folder(folder: Path) -> None:
@@ -144,13 +127,12 @@ def make_folder(folder: Path) -> None:
 
 def main() -> int:
     """The command."""
-    options = tyro.cli(Options, prog="python -m nmer_fast.train", description=Options.__doc__)
-    try:
-        run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = tyro.cli(
+        Options,
+        prog="python -m nmer_fast.train",
+        description="Train NMER under noisy modalities, then evaluate it under every condition.",
+    )
+    return fail_in_one_line(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ SEED = 0x4E4D4552
 
 # Of the classes' means from their centre, in units of the spread within a class.
 SHARED_DISTANCE = 0.9
-OWN_DISTANCE = {"a": 1.5, "v": 1.3, "l": 1.5}
+OWN_DISTANCE = {"a": 1.5, "v": 1.15, "l": 1.4}
 DECAY = 0.6  # of energy from each direction of a factor to the next
 RESIDUAL = 0.03  # isotropic energy beside 1 for the factors and 1 for the nuisance
 

@@ -17,7 +17,7 @@ class Batches:
     Args:
         data: the set; a sample's id, which its noise depends on, is its row.
         device: where batches go.
-        size: samples in a batch.
+        size: samples in a batch, at most.
     """
 
     def __init__(self, data: FeatureSet, device: torch.device, size: int) -> None:
@@ -38,16 +38,20 @@ class Batches:
 
     def in_order(self, rows: Tensor) -> Iterator[Batch]:
         """All rows, as they stand."""
-        for start in range(0, len(rows), self.size):
-            yield self.of(rows[start : start + self.size])
+        for part in self.split(rows):
+            yield self.of(part)
 
     def shuffled(self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None) -> Iterator[Batch]:
         """All rows in an order that seed and epoch decide; the noise of (seed, epoch) comes with them."""
         generator = torch.Generator().manual_seed((seed << 20 ^ epoch) % 2**63)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         rng = torch.tensor([seed, epoch], device=self.device)
-        for start in range(0, len(rows), self.size):
-            yield self.of(rows[start : start + self.size], rng=rng, targets=targets)
+        for part in self.split(rows):
+            yield self.of(part, rng=rng, targets=targets)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The fewest batches of at most `size`, all alike: no small rest that would weigh more, or recompile."""
+        return rows.tensor_split(self.count(rows))
 
     def count(self, rows: Tensor) -> int:
         """How many batches these rows make."""

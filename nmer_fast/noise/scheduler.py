@@ -81,6 +81,8 @@ class NoiseScheduler(nn.Module):
         self.kind, self.p, self.seed = kind, p, seed
         if isinstance(kind, str) and kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, a tensor or a callable, got {kind!r}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
         for name, value in variances.items():
             check_variance(value, f"variance of modality {name}")
         self.variances = dict(variances)

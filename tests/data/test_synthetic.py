@@ -48,7 +48,7 @@ def test_difficulty_moves_the_classes_together():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="^size: expected at least 40"):
+    with pytest.raises(UserError, match=r"^size: expected at least 40"):
         synthetic(10)
-    with pytest.raises(UserError, match="^difficulty: expected a number above 0"):
+    with pytest.raises(UserError, match=r"^difficulty: expected a number above 0"):
         synthetic(100, 0.0)

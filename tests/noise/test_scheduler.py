@@ -130,6 +130,8 @@ def test_a_training_loop_of_ones_own_compiles():
         ({"kind": "pink"}, "^kind: expected one of gaussian, impulse, uniform, laplace, missing, a tensor"),
         ({}, "^snr_db, steps: expected one of the two, got snr_db=None and steps=None"),
         ({"snr_db": -10, "steps": {"a": 1, "v": 1, "l": 1}}, "^snr_db, steps: expected one of the two"),
+        ({"snr_db": -10, "kind": "impulse", "p": 1.5}, "^p: expected a number from 0 to 1, got 1.5"),
+        ({"snr_db": -10, "kind": "impulse", "p": 0.0}, "^noise_power: expected a power above 0"),
         ({"steps": {"a": 1}}, "^steps: expected one each for a, v, l, got"),
         ({"snr_db": {"a": 1, "v": 2, "x": 3}}, "^snr_db: expected one each for a, v, l"),
         ({"variances": {"a": 1.0, "v": 0.0}, "snr_db": -10}, "^variance of modality v: expected a variance above 0"),

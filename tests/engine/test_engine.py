@@ -1,0 +1,251 @@
+"""Batches, metrics, paired evaluation, checkpoints, and the compiled step."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from nmer_fast.data import FeatureSet, Ragged, Standardiser
+from nmer_fast.engine.batches import Batches
+from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from nmer_fast.engine.console import Report
+from nmer_fast.engine.evaluation import DRAW, evaluate, score
+from nmer_fast.engine.trainer import Recipe, half_then_linear, teacher_targets, train
+from nmer_fast.errors import UserError
+from nmer_fast.models import NMER, Batch, NMERConfig, Teacher
+from nmer_fast.noise import NoiseScheduler
+
+CPU = torch.device("cpu")
+QUIET = Report(quiet=True)
+SMALL = NMERConfig(layers=1, feedforward=16, latent=8)
+
+
+def dataset(n=60, val=False, seed=0):
+    """Classes that the first feature tells apart, in sequences of 0 to 11 steps."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    modalities = {}
+    for name, dim in {"a": 5, "v": 4, "l": 6}.items():
+        lengths = torch.randint(0, 12, (n,), generator=generator)
+        values = torch.randn(int(lengths.sum()), dim, generator=generator)
+        values[:, 0] += 4 * (labels.repeat_interleave(lengths) - 0.5)
+        modalities[name] = Ragged.from_lengths(values, lengths)
+    parts = torch.arange(n).split([n // 2, n // 4, n - n // 2 - n // 4])
+    splits = {"train": parts[0], "val": parts[1], "test": parts[2]}
+    if not val:
+        del splits["val"]
+    data = FeatureSet(
+        "made up", modalities, labels, ["no", "yes"], splits, [str(i) for i in range(n)],
+        torch.zeros(n).long(), torch.arange(n),
+    )  # fmt: skip
+    return Standardiser.fit(data)(data)
+
+
+def scheduler(snr=-10.0, **options):
+    return NoiseScheduler(dict.fromkeys("avl", 1.0), snr_db=snr, **options)
+
+
+def recipe(**options):
+    return Recipe(**{"epochs": 2, "batch_size": 16, "teacher_epochs": 2, "model": SMALL, **options})
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_every_row_once_in_an_order_of_seed_and_epoch():
+    data = dataset()
+    batches, rows = Batches(data, CPU, 7), data.splits["train"]
+    orders = [
+        torch.cat([b.sample_ids for b in batches.shuffled(rows, *key)]) for key in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    assert all(sorted(order.tolist()) == rows.tolist() for order in orders)
+    assert torch.equal(orders[0], orders[3])
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert batches.count(rows) == len(list(batches.in_order(rows)))
+
+
+def test_targets_go_with_their_rows():
+    data = dataset()
+    batches, teacher = Batches(data, CPU, 7), Teacher(data.dims, 2, 0.5, 0.01).eval()
+    targets = teacher_targets(teacher, batches)
+    for batch in batches.shuffled(data.splits["train"], 3, 0, targets):
+        torch.testing.assert_close(batch.targets.joint, teacher.targets(batch).joint)
+        assert torch.equal(batch.labels, data.labels[batch.sample_ids])
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_scores_by_hand():
+    s = score(torch.tensor([0, 0, 1, 1, 2, 0]), torch.tensor([0, 0, 0, 1, 2, 2]), 3)
+    assert s.wa == pytest.approx(4 / 6)
+    assert s.ua == pytest.approx((2 / 3 + 1 + 1 / 2) / 3)
+    assert s.f1 == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
+    assert s.confusion == [[2, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert s.n == 6
+
+
+def test_paired_evaluation_equals_one_pass_for_each_condition():
+    """Encoding each modality twice and reusing it gives what noising and running the model per condition gives."""
+    data, noise = dataset(), scheduler(seed=5)
+    model, batches, rows = NMER(data.dims, 2, SMALL).eval(), Batches(data, CPU, 16), data.splits["test"]
+    result = evaluate(model, batches, rows, noise, seed=5)
+    rng = torch.tensor([5, DRAW])
+    for name in noise.conditions.names:
+        predicted = []
+        for b in batches.in_order(rows):
+            noised = noise(b.features, lengths=b.lengths, sample_ids=b.sample_ids, rng=rng, condition=name)
+            predicted.append(model(Batch(noised.features, b.lengths, b.labels, b.sample_ids)).logits.argmax(1))
+        assert result.conditions[name] == score(torch.cat(predicted), data.labels[rows], 2)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size():
+    data, noise = dataset(), scheduler()
+    model, rows = NMER(data.dims, 2, SMALL), data.splits["test"]
+    small, large = (evaluate(model, Batches(data, CPU, size), rows, noise, 0) for size in (3, 100))
+    assert small.conditions == large.conditions
+    assert small.snr_db == pytest.approx(large.snr_db)
+
+
+def test_average_is_over_the_incomplete_conditions():
+    data = dataset()
+    result = evaluate(NMER(data.dims, 2, SMALL), Batches(data, CPU, 16), data.splits["test"], scheduler(), 0)
+    six = [result.conditions[name].wa for name in ("a", "v", "l", "av", "al", "vl")]
+    assert result.average["wa"] == pytest.approx(sum(six) / 6)
+    assert json.loads(json.dumps(result.as_dict()))["average6"]["wa"] == result.average["wa"]
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_learns():
+    data = dataset(200)
+    trained = train(data, scheduler(), recipe(epochs=30, teacher_epochs=10, lr=1e-3, teacher_lr=1e-3), CPU, QUIET)
+    result = evaluate(trained.model, Batches(data, CPU, 64), data.splits["test"], scheduler(), 0)
+    assert result.conditions["all"].wa > 0.85
+    assert trained.losses[-1]["total"] < trained.losses[0]["total"] / 2
+    assert trained.epoch == 30
+
+
+def test_the_same_seed_gives_the_same_bits():
+    data = dataset()
+    runs = [train(data, scheduler(), recipe(seed=seed), CPU, QUIET) for seed in (3, 3, 4)]
+    states = [run.model.state_dict() for run in runs]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_the_best_epoch_on_val_is_kept(monkeypatch):
+    """With val scores that peak in epoch 2, the weights of epoch 2 are what remains."""
+    from nmer_fast.engine import trainer
+
+    data, real, seen, ua = dataset(val=True), evaluate, [], iter([0.1, 0.9, 0.9])
+
+    def scripted(model, *args):
+        seen.append({name: t.clone() for name, t in model.state_dict().items()})
+        result = real(model, *args)
+        return replace(result, average={**result.average, "ua": next(ua)})
+
+    monkeypatch.setattr(trainer, "evaluate", scripted)
+    trained = train(data, scheduler(), recipe(epochs=3), CPU, QUIET)
+    assert trained.epoch == 2
+    state = trained.model.state_dict()
+    assert all(torch.equal(state[name], seen[1][name]) for name in state)
+    assert any(not torch.equal(state[name], seen[2][name]) for name in state)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    data = dataset()
+    with pytest.raises(
+        UserError, match=r"^(teacher|nmer): the loss '\w+' became (nan|inf) in epoch \d; expected a finite"
+    ):
+        train(data, scheduler(), recipe(epochs=20, lr=1e30, teacher_lr=1e-4), CPU, QUIET)
+
+
+def test_learning_rate_is_constant_for_half_then_linear():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=1.0)
+    schedule, rates = half_then_linear(optimizer, 10), []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert schedule.get_last_lr()[0] == pytest.approx(0)
+
+
+def test_the_compiled_step_is_one_graph_and_trains_as_eager_does():
+    """No dropout, so both draw no other random numbers: the losses agree, over batches of changing size and length."""
+    data = dataset(70)
+    model = replace(SMALL, dropout=0.0)
+    counters.clear()
+    eager, compiled = (
+        train(data, scheduler(), recipe(compile=c, model=model, epochs=3), CPU, QUIET) for c in (False, True)
+    )
+    assert counters["stats"]["unique_graphs"] == 1
+    for a, b in zip(eager.losses, compiled.losses, strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_checkpoint_round_trip(tmp_path):
+    tensors = {"w": torch.randn(3, 4), "n": torch.arange(5)}
+    path = save_checkpoint(tmp_path, tensors, {"epoch": 3})
+    for source in (path, tmp_path):
+        loaded, state = load_checkpoint(source)
+        assert all(torch.equal(loaded[name], t) for name, t in tensors.items())
+        assert state["epoch"] == 3
+
+
+def test_a_new_checkpoint_replaces_the_old_one(tmp_path):
+    for epoch in range(3):
+        save_checkpoint(tmp_path, {"w": torch.full((2,), float(epoch))}, {"epoch": epoch})
+    assert load_checkpoint(tmp_path)[1]["epoch"] == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, {"w": torch.zeros(2)}, {"epoch": 0})
+    import os
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, {"w": torch.ones(2)}, {"epoch": 1})
+    monkeypatch.undo()
+    tensors, state = load_checkpoint(tmp_path)
+    assert state["epoch"] == 0
+    assert tensors["w"].tolist() == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 2  # no half-written file stays
+
+
+def test_write_atomically_replaces_whole_files(tmp_path):
+    path = tmp_path / "x"
+    for content in (b"long content", b"short"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    path = save_checkpoint(tmp_path, {"w": torch.zeros(2)}, {"epoch": 0})
+    weights = next(tmp_path.glob("weights-*"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"expected the checksum in checkpoint.json, got another"):
+        load_checkpoint(path)
+    weights.unlink()
+    with pytest.raises(UserError, match="expected a checkpoint, got: No such file"):
+        load_checkpoint(path)
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(UserError, match="expected a checkpoint of version 1, got version 99"):
+        load_checkpoint(path)
+    path.write_text("{")
+    with pytest.raises(UserError, match="expected a checkpoint's JSON"):
+        load_checkpoint(path)
