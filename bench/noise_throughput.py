@@ -74,7 +74,7 @@ def main() -> None:
     x = torch.randn(options.batch, options.elements, device=device)
     threads, backend = torch.get_num_threads(), "Triton" if device.type == "cuda" else "C++"
     kernel = torch._C._dispatch_has_kernel_for_dispatch_key("nmer_fast::add_noise", device.type.upper())
-    title = f"{x.numel():,} float32, {device}, {threads} threads; ops.add_noise runs {backend if kernel else 'the reference'}"
+    title = f"{x.numel():,} float32, {device}, {threads} threads; ours runs {backend if kernel else 'the reference'}"
     table = Table(title=title, title_justify="left")
     for column in ("", "ns / element", "of copy"):
         table.add_column(column, justify="left" if not column else "right")

@@ -8,18 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LIBRARY = torch.library.Library("nmer_fast", "DEF")
 COMPILED = Path(__file__).resolve().parent.parent / "_torch_ops.so"
 
 
-def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
     """Register an op; the reference serves on every device until a backend registers a kernel for it."""
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"nmer_fast::{name}", fake, lib=LIBRARY)
     return getattr(torch.ops.nmer_fast, name).default
+
+
+def map_in_a_loop(op: torch._ops.OpOverload) -> None:
+    """Vmap for an op that no gradient flows through: slice by slice."""
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        slices = [
+            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        return torch.stack(slices), 0
+
+    torch.library.register_vmap(op, vmap, lib=LIBRARY)
 
 
 def load_compiled() -> bool:

@@ -28,7 +28,7 @@ from ._args import (
     rows_tensor,
 )
 from ._function import Function, fold, fold_ids, fold_scale, loop, save
-from ._library import define
+from ._library import define, map_in_a_loop
 
 
 def _empty(x: Tensor) -> Tensor:
@@ -41,6 +41,7 @@ _noise = define(
     reference.noise,
     lambda size, rng, sample_ids, noisy, lengths, p, stream, kind, dtype: rng.new_empty(size, dtype=dtype),
 )
+map_in_a_loop(_noise)
 _add_noise = define(
     "add_noise(Tensor x, Tensor alpha_bar, Tensor rng, Tensor? sample_ids, Tensor? noisy, Tensor? lengths, Tensor? p, "
     "SymInt stream, str kind, bool return_noise) -> (Tensor, Tensor)",

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from . import reference
 from ._args import INT_DTYPES, check_stream, describe, rng_tensor
-from ._library import define
+from ._library import define, map_in_a_loop
 
 _philox = define(
     "philox(Tensor seed, Tensor counter) -> Tensor",
     reference.philox,
     lambda seed, counter: torch.empty(counter.shape, dtype=torch.int64, device=counter.device),
 )
+map_in_a_loop(_philox)
 
 
 def philox(seed: int | Tensor, counter: Tensor) -> Tensor:

@@ -428,6 +428,14 @@ def test_vmap_is_a_loop(kind, mapped):
         assert torch.equal(eps[i], expected[1])
 
 
+def test_vmap_of_noise_and_philox():
+    seeds, counters = torch.tensor([[1, 0], [2, 0], [1, 5]]), torch.randint(0, 2**32, (2, 3, 4))
+    mapped = torch.func.vmap(lambda seed: ops.noise((3, 4), seed=seed))(seeds)
+    assert torch.equal(mapped, torch.stack([ops.noise((3, 4), seed=seed) for seed in seeds]))
+    words = torch.func.vmap(lambda counter: ops.philox(3, counter), in_dims=1)(counters)
+    assert torch.equal(words, ops.philox(3, counters).transpose(0, 1))
+
+
 @pytest.mark.parametrize("return_stats", [False, True])
 def test_vmap_multimodal(return_stats):
     xs, lengths, noisy = multimodal_case()
