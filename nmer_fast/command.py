@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError
@@ -35,3 +36,14 @@ def describe_noise(noise: str, snr: float | None, steps: Mapping[str, int] | Non
     if steps:
         return f"{noise} noise of T " + ", ".join(f"{name} {t}" for name, t in steps.items())
     return f"{noise} noise at {snr:g} dB" if snr is not None else noise
+
+
+def make_folder(folder: Path) -> Path:
+    """The output folder, before any work is done for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"out: expected a folder that can be written, got {folder}: {error.strerror}") from None
+    return folder

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from .command import describe_noise, fail_in_one_line, parse_steps
+from .command import describe_noise, fail_in_one_line, make_folder, parse_steps
 from .errors import UserError
 
 
@@ -53,14 +53,20 @@ def run(options: Options, *, quiet: bool = False) -> list[dict[str, Any]]:
     from .engine.evaluation import evaluate
     from .engine.run import load_data, load_run, make_scheduler, pick_device
 
+    if options.snr and options.steps:
+        raise UserError(f"snr, steps: expected one of the two, got {options.snr} and {' '.join(options.steps)}")
+    if options.out:
+        make_folder(options.out.parent)
     report, device = Report(quiet=quiet), pick_device(options.device)
     model, standardiser, state = load_run(options.checkpoint, device)
     trained = state["options"]
     source = options.data or trained["data"]
-    raw = load_data(source, trained["context"], trained["size"], trained["difficulty"])
-    if raw.class_names != state["data"]["class_names"]:
-        raise UserError(f"{raw.name}: expected the classes {state['data']['class_names']}, got {raw.class_names}")
-    data = standardiser(raw)
+    raw = load_data(source, trained["size"], trained["difficulty"])
+    classes = state["data"]["class_names"]
+    unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
+    if raw.class_names != classes and not unnamed:
+        raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")
+    data = standardiser(replace(raw, class_names=classes)).with_context(trained["context"])
     noise = options.noise or trained["noise"]
     steps = parse_steps(options.steps or (() if options.snr else tuple(trained["steps"])))
     p = trained["p"] if options.p is None else options.p

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from .command import describe_noise, fail_in_one_line, parse_steps
+from .command import describe_noise, fail_in_one_line, make_folder, parse_steps
 from .errors import UserError
 
 DEFAULT_SNR = -10.0
@@ -77,23 +78,22 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         raise UserError(f"seed: expected 0 to 2^31-1, got {options.seed}")
     report, device, steps = Report(quiet=quiet), pick_device(options.device), parse_steps(options.steps)
     snr = DEFAULT_SNR if options.snr is None and steps is None and options.noise != "missing" else options.snr
-    raw = load_data(options.data, options.context, options.size, options.difficulty)
+    raw = load_data(options.data, options.size, options.difficulty)
     standardiser = Standardiser.fit(raw)
-    data = standardiser(raw)
+    data = standardiser(raw).with_context(options.context)
     scheduler = make_scheduler(
         standardiser.variances, noise=options.noise, snr=snr, steps=steps, p=options.p,
         snr_convention=options.snr_convention, seed=options.seed,
     ).to(device)  # fmt: skip
-    folder = options.out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data.name}"
-    make_folder(folder)
+    folder = make_folder(options.out or new_folder(data.name))
+    source = options.data if options.data == "synthetic" else str(Path(options.data).resolve())
+    stored = {**asdict(options), "data": source, "out": str(folder), "snr": snr}
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
 
     recipe = Recipe(epochs=options.epochs, seed=options.seed, compile=options.compile)
     trained = train(data, scheduler, recipe, device, report)
-    checkpoint = save_run(
-        folder, trained, data, standardiser, recipe, {**asdict(options), "out": str(folder), "snr": snr}
-    )
+    checkpoint = save_run(folder, trained, data, standardiser, recipe, stored)
     start = time.perf_counter()
     evaluation = evaluate(
         trained.model, Batches(data, device, recipe.batch_size), data.splits["test"], scheduler, recipe.seed
@@ -104,7 +104,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         **evaluation.as_dict(),
         "epoch": trained.epoch,
         "losses": trained.losses,
-        "config": {**asdict(options), "out": str(folder), "snr": snr, "recipe": asdict(recipe)},
+        "config": {**stored, "recipe": asdict(recipe)},
         "versions": versions(),
         "times": trained.seconds,
     }
@@ -115,14 +115,12 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     return results
 
 
-def make_folder(folder: Path) -> None:
-    """The output folder, before any work is done for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"out: expected a folder that can be written, got {folder}: {error.strerror}") from None
+def new_folder(name: str) -> Path:
+    """A folder under runs/ that no other run has."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    return next(
+        p for p in (Path("runs") / f"{stem}{suffix}" for suffix in ("", *map("-{}".format, count(2)))) if not p.exists()
+    )
 
 
 def main() -> int:

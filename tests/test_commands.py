@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_features_of_ones_own(tmp_path):
     [
         (["--data", "nowhere.npz"], "nowhere.npz: expected a feature-set file"),
         (["--snr", "-10", "--steps", "a=1", "v=1", "l=1"], "snr_db, steps: expected one of the two"),
+        (["--snr", "inf"], "snr: expected a finite number of decibels, got inf"),
         (["--steps", "a=x"], "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=x'"),
         (["--noise", "impulse", "--p", "2"], "p: expected a number from 0 to 1, got 2.0"),
         (["--device", "quantum"], "device: expected one that is here, got 'quantum'"),
@@ -100,12 +102,29 @@ def test_bad_input_is_one_line_and_status_2(arguments, message):
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
     train.run(train.Options(size=40, epochs=1, out=tmp_path), quiet=True)
     np.savez(
-        tmp_path / "x.npz", a=np.zeros((4, 130)), label=np.array([0, 1, 0, 1]), split=np.array(["train", "test"] * 2)
+        tmp_path / "x.npz",
+        a=np.zeros((4, 130)),
+        label=np.array([0, 1, 0, 1]),
+        label_names=np.array(["x", "y"]),
+        split=np.array(["train", "test"] * 2),
     )
     with pytest.raises(
-        UserError, match=r"^x: expected the classes \['happy', 'angry', 'sad', 'neutral'\], got \['0', '1'\]"
+        UserError, match=r"^x: expected the classes \['happy', 'angry', 'sad', 'neutral'\], got \['x', 'y'\]"
     ):
         evaluate.run(evaluate.Options(tmp_path, data=str(tmp_path / "x.npz")), quiet=True)
+
+
+def test_evaluate_refuses_before_it_works(tmp_path):
+    train.run(train.Options(size=40, epochs=1, out=tmp_path), quiet=True)
+    with pytest.raises(UserError, match=r"^snr, steps: expected one of the two"):
+        evaluate.run(evaluate.Options(tmp_path, snr=(-10.0,), steps=("a=1", "v=1", "l=1")), quiet=True)
+    with pytest.raises(UserError, match=r"^out: expected a folder that can be written"):
+        evaluate.run(evaluate.Options(tmp_path, out=Path("/proc/nowhere/x.json")), quiet=True)
+    rng = np.random.default_rng(0)
+    features = {m: rng.normal(size=(6, d)) for m, d in (("a", 130), ("v", 342), ("l", 1024))}
+    np.savez(tmp_path / "test.npz", **features, label=np.arange(6) % 2, split=np.array(["test"] * 6))
+    (result,) = evaluate.run(evaluate.Options(tmp_path, data=str(tmp_path / "test.npz")), quiet=True)
+    assert result["conditions"]["all"]["n"] == 6
 
 
 @pytest.mark.slow

@@ -118,9 +118,8 @@ class FeatureSet:
             raise UserError(
                 f"{self.name}: label: expected 0 to {len(self.class_names) - 1}, got {self.labels.unique().tolist()}"
             )
-        for split in ("train", "test"):
-            if len(self.splits.get(split, ())) == 0:
-                raise UserError(f"{self.name}: split: expected samples of '{split}', got none")
+        if len(self.splits.get("test", ())) == 0:
+            raise UserError(f"{self.name}: split: expected samples of 'test', got none")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,9 +130,9 @@ class FeatureSet:
         return {name: ragged.dim for name, ragged in self.modalities.items()}
 
     def with_context(self, k: int) -> FeatureSet:
-        """Each sample preceded by up to k samples before it in its group, joined into one sequence.
+        """Each sample preceded by up to k samples before it in its group and split, joined into one sequence.
 
-        So utterance vectors become real sequences of 1 to k + 1 steps. Labels and splits stay.
+        So utterance vectors become real sequences of 1 to k + 1 steps, and no split sees another. Labels stay.
         """
         if k < 0:
             raise UserError(f"context: expected 0 or more utterances, got {k}")
@@ -141,9 +140,12 @@ class FeatureSet:
             return self
         if bool((self.groups < 0).any()):
             raise UserError(f"{self.name}: context: expected a group for every sample, got samples without one")
-        place = torch.arange(len(self))
-        order = torch.from_numpy(np.lexsort((self.positions.numpy(), self.groups.numpy())))
-        group = self.groups[order]
+        place, split = torch.arange(len(self)), torch.full((len(self),), -1)
+        for number, rows in enumerate(self.splits.values()):
+            split[rows] = number
+        groups = self.groups * (len(self.splits) + 1) + split
+        order = torch.from_numpy(np.lexsort((self.positions.numpy(), groups.numpy())))
+        group = groups[order]
         is_first = torch.cat([torch.ones(1, dtype=torch.bool), group[1:] != group[:-1]])
         group_start = torch.where(is_first, place, 0).cummax(0).values
         first, count = torch.empty_like(place), torch.empty_like(place)

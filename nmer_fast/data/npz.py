@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ def load_npz(path: str | Path) -> FeatureSet:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: expected a feature-set file (.npz), found no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).splitlines()[0]}"
+            f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).partition(chr(10))[0]}"
         ) from None
     return from_arrays(path.stem, arrays)
 
@@ -45,6 +46,14 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSe
     for key in ("label", "split"):
         if key not in arrays:
             raise UserError(f"{name}: expected the key '{key}', got only {', '.join(sorted(arrays))}")
+    for key, array in arrays.items():
+        if array.ndim == 0:
+            raise UserError(
+                f"{name}: {key}: expected an array with an entry for each sample or class, got a single {array.dtype}"
+            )
+        modality = key.removesuffix("_lengths")
+        if key != modality and modality not in arrays:
+            raise UserError(f"{name}: {key}: expected the lengths of a modality '{modality}', found no such array")
     n = len(arrays["label"])
     labels = _integers(name, "label", arrays["label"], n)
     modalities = {}
@@ -55,11 +64,12 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSe
         raise UserError(f"{name}: expected at least one modality, an array [N, D] or [N, T, D], got none")
     classes = int(labels.max()) + 1 if n else 0
     names = [str(c) for c in arrays.get("label_names", range(classes))]
-    groups = arrays.get("group", np.full(n, ""))
-    group_ids = np.unique(groups, return_inverse=True)[1].reshape(-1) if "group" in arrays else np.full(n, -1)
     sample_names = [str(s) for s in arrays.get("id", np.arange(n))]
-    if len(sample_names) != n or len(groups) != n:
-        raise UserError(f"{name}: id, group: expected {n} entries, one for each label")
+    for key in ("id", "group"):
+        if key in arrays and arrays[key].shape != (n,):
+            raise UserError(
+                f"{name}: {key}: expected {n} entries, one for each label, got shape {list(arrays[key].shape)}"
+            )
     if len(set(sample_names)) < n:
         raise UserError(f"{name}: id: expected {n} different names, got {len(set(sample_names))}")
     return FeatureSet(
@@ -69,7 +79,7 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSe
         class_names=names,
         splits=_splits(name, arrays["split"], n),
         sample_names=sample_names,
-        groups=torch.from_numpy(group_ids.astype(np.int64)),
+        groups=_groups(name, arrays.get("group", np.full(n, "")), n),
         positions=_integers(name, "position", arrays.get("position", np.arange(n)), n),
     )
 
@@ -85,6 +95,15 @@ def _modality(name: str, key: str, array: np.ndarray[Any, Any], lengths: Any, n:
     if n and not 0 <= int(valid.min()) <= int(valid.max()) <= steps:
         raise UserError(f"{name}: {key}_lengths: expected 0 to {steps}, got {int(valid.min())} to {int(valid.max())}")
     return Ragged.from_padded(padded, valid)
+
+
+def _groups(name: str, array: np.ndarray[Any, Any], n: int) -> Tensor:
+    """Groups by number; -1 where there is none: an empty name or a negative number."""
+    if array.dtype.kind not in "iuU":
+        raise UserError(f"{name}: group: expected strings or integers of shape [{n}], got {array.dtype}")
+    ids = np.unique(array, return_inverse=True)[1].reshape(n).astype(np.int64)
+    ids[array == "" if array.dtype.kind == "U" else array < 0] = -1
+    return torch.from_numpy(ids)
 
 
 def _integers(name: str, key: str, array: np.ndarray[Any, Any], n: int) -> Tensor:

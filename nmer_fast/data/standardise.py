@@ -31,6 +31,8 @@ class Standardiser:
     @classmethod
     def fit(cls, data: FeatureSet) -> Standardiser:
         """Measure the train split, and it alone."""
+        if len(data.splits.get("train", ())) == 0:
+            raise UserError(f"{data.name}: split: expected samples of 'train', got none")
         mean, std, variances = {}, {}, {}
         for name, ragged in data.modalities.items():
             values = ragged.values[ragged.steps_of(data.splits["train"])].double()
@@ -39,7 +41,7 @@ class Standardiser:
             mean[name] = values.mean(0).float()
             spread = values.std(0, correction=0)
             # What is left of a constant column after rounding is no signal.
-            std[name] = torch.where(spread > 1e-6 * (1 + values.abs().amax(0)), spread, 1.0).float()
+            std[name] = torch.where(spread > 1e-6 * values.abs().amax(0), spread, 1.0).float()
             variances[name] = variance(_scale(values.float(), mean[name], std[name]))
             if not variances[name] > 0:
                 raise UserError(f"{data.name}: modality {name}: expected features that vary, got variance 0 in train")

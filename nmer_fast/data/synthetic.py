@@ -1,6 +1,6 @@
 """The embedded default: a made-up corpus in IEMOCAP's likeness, the same on every machine.
 
-Four classes in IEMOCAP's proportions; a 130-d, v 342-d, l 1024-d sequences of unequal lengths. Each utterance has one
+Four classes in IEMOCAP's proportions; a 130-d, v 342-d, l 1024-d sequences of 2 to 8 steps. Each utterance has one
 emotion factor that all modalities share and one of each modality's own; frames carry both, in directions of unequal
 energy, so that stronger noise buries more of them, on top of a background that says nothing.
 """
@@ -48,7 +48,7 @@ def synthetic(size: int = 850, difficulty: float = 1.0) -> FeatureSet:
     modalities = {}
     for m, (name, dim) in enumerate(DIMS.items()):
         own = _factor(labels, OWN_DISTANCE[name] / difficulty, draw=10 + m)
-        lengths = (duration * STEPS[name]).round().long().clamp(min=1)
+        lengths = (duration * STEPS[name]).round().long().clamp(min=2)
         modalities[name] = _frames(torch.cat([shared, own], dim=1), lengths, dim, draw=20 + m)
     order = torch.arange(size)  # labels are already mixed
     train = round(0.6 * size)

@@ -57,11 +57,12 @@ class Evaluation:
 
 
 def score(predicted: Tensor, labels: Tensor, classes: int) -> Scores:
-    """Metrics of predictions [N] against labels [N]."""
+    """Metrics of predictions [N] against labels [N]; UA and F1 are means over the classes that have samples."""
+    there = torch.bincount(labels, minlength=classes) > 0
     return Scores(
         wa=multiclass_accuracy(predicted, labels, classes, average="micro").item(),
-        ua=multiclass_recall(predicted, labels, classes, average="macro").item(),
-        f1=multiclass_f1_score(predicted, labels, classes, average="macro").item(),
+        ua=multiclass_recall(predicted, labels, classes, average="none")[there].mean().item(),
+        f1=multiclass_f1_score(predicted, labels, classes, average="none")[there].mean().item(),
         n=len(labels),
         confusion=multiclass_confusion_matrix(predicted, labels, classes).tolist(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,13 +20,11 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .trainer import Recipe, Trained
 
 
-def load_data(source: str, context: int, size: int | None, difficulty: float) -> FeatureSet:
-    """The data set that --data names, with its context windows."""
+def load_data(source: str, size: int | None, difficulty: float) -> FeatureSet:
+    """The data set that --data names."""
     if source == "synthetic":
-        data = synthetic(difficulty=difficulty) if size is None else synthetic(size, difficulty)
-    else:
-        data = load_npz(source)
-    return data.with_context(context)
+        return synthetic(difficulty=difficulty) if size is None else synthetic(size, difficulty)
+    return load_npz(source)
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,6 +50,8 @@ def make_scheduler(
     seed: int,
 ) -> NoiseScheduler:
     """The command line's noise; errors are the user's."""
+    if snr is not None and not math.isfinite(snr):
+        raise UserError(f"snr: expected a finite number of decibels, got {snr}")
     try:
         return NoiseScheduler(
             variances, snr_db=snr, steps=steps, kind=noise, p=p, snr_convention=snr_convention, seed=seed

@@ -14,7 +14,6 @@ from .. import ops
 
 HIDDEN = 128
 TEXT = ("l", "text", "lexical", "language")  # modalities read by a TextCNN; all others by an LSTM
-STREAMS = ("specific", "invariant")
 
 
 class LSTMEncoder(nn.Module):
@@ -86,20 +85,18 @@ class Encoders(nn.Module):
         def encoder(name: str, dim: int) -> nn.Module:
             return TextCNN(dim, dropout) if name in TEXT else LSTMEncoder(dim)
 
-        self.encoders = nn.ModuleDict(
-            {stream: nn.ModuleDict({name: encoder(name, dim) for name, dim in dims.items()}) for stream in STREAMS}
-        )
+        self.specific = nn.ModuleList(encoder(name, dim) for name, dim in dims.items())
+        self.invariant = nn.ModuleList(encoder(name, dim) for name, dim in dims.items())
         self.shared = nn.Linear(HIDDEN, HIDDEN)
 
     def forward(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
         """Encode all modalities: [B, M, 2, 128], h' in [:, :, 0] and H' in [:, :, 1]; zeros where absent."""
-        by_stream = [
-            torch.stack([self.encoders[stream][m](features[m], lengths[m]) for m in self.modalities], dim=1)  # type: ignore[index]
-            for stream in STREAMS
-        ]
+        specific, invariant = (
+            torch.stack([e(features[m], lengths[m]) for e, m in zip(stream, self.modalities, strict=True)], dim=1)
+            for stream in (self.specific, self.invariant)
+        )
         present = torch.stack([lengths[m] > 0 for m in self.modalities], dim=1)[..., None]
-        specific, invariant = by_stream[0], torch.where(present, self.shared(by_stream[1]), 0.0)
-        return torch.stack([specific, invariant], dim=2)
+        return torch.stack([specific, torch.where(present, self.shared(invariant), 0.0)], dim=2)
 
 
 class Classifier(nn.Sequential):

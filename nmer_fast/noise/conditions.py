@@ -30,6 +30,9 @@ class Conditions:
         self.modalities = tuple(modalities)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities: expected one or more different names, got {list(self.modalities)}")
+        for name in self.modalities:
+            if not name or "+" in name or name in ("none", "all"):
+                raise ValueError(f"modalities: expected names without '+' and other than none and all, got {name!r}")
         m = len(self.modalities)
         subsets = [subset for size in range(1, m) for subset in combinations(range(m), size)]
         glue = "" if all(len(name) == 1 for name in self.modalities) else "+"

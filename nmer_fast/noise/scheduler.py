@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,8 @@ class NoiseScheduler(nn.Module):
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, a tensor or a callable, got {kind!r}")
         if not 0 <= p <= 1:
             raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
+        if isinstance(kind, Mapping) and set(kind) != set(variances):
+            raise ValueError(f"kind: expected noise for each of {', '.join(variances)}, got {', '.join(kind)}")
         for name, value in variances.items():
             check_variance(value, f"variance of modality {name}")
         self.variances = dict(variances)
@@ -94,6 +96,13 @@ class NoiseScheduler(nn.Module):
         }
         self.register_buffer("alpha_bars", torch.tensor(alpha_bars, dtype=torch.float64), persistent=False)
         self.register_buffer("noisy_of_condition", self.conditions.noisy, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseScheduler:
+        """A model cast to half precision keeps its exact alpha_bars: only their device follows."""
+        exact = self.alpha_bars
+        super()._apply(fn, recurse)
+        self.alpha_bars = exact.to(self.alpha_bars.device)
+        return self
 
     def _powers(self, power: float, convention: str) -> tuple[float, float]:
         """The noise's power as the SNR asked for counts it, and as it is."""
@@ -172,11 +181,11 @@ class NoiseScheduler(nn.Module):
     ) -> tuple[list[Tensor], Tensor | None]:
         ys: list[Tensor]
         if isinstance(self.kind, str) and self.kind in GENERATED:
-            ys, total = ops.add_noise_multimodal(
-                xs, self.alpha_bars, seed=rng, kind=self.kind, p=self.p, sample_ids=sample_ids, noisy=noisy,
-                lengths=lengths, return_stats=True,
-            )  # fmt: skip
-            return ys, total if return_stats else None
+            options: dict[str, Any] = {"kind": self.kind, "p": self.p, "noisy": noisy, "lengths": lengths}
+            options |= {"seed": rng, "sample_ids": sample_ids}
+            if return_stats:
+                return ops.add_noise_multimodal(xs, self.alpha_bars, **options, return_stats=True)
+            return ops.add_noise_multimodal(xs, self.alpha_bars, **options), None
         ys, stats = [], []
         for m, x in enumerate(xs):
             eps = self._given(self.modalities[m], x)
@@ -199,7 +208,7 @@ class NoiseScheduler(nn.Module):
         out = {}
         for name, alpha_bar, row in zip(self.modalities, self.alpha_bars.tolist(), stats.tolist(), strict=True):
             count, total, squares, eps_squares = row
-            signal = alpha_bar * (squares / count - (total / count) ** 2) if count else math.nan
+            signal = alpha_bar * max(squares / count - (total / count) ** 2, 0.0) if count else math.nan
             noise = (1 - alpha_bar) * eps_squares / count if count else math.nan
             if signal == 0:
                 out[name] = -math.inf

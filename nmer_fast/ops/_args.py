@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 from ._library import define
@@ -73,6 +75,9 @@ def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Te
         if draw != 0:
             raise ValueError(f"draw: expected none beside a seed tensor, which holds it, got {draw!r}")
         return seed.to(device)
+    if not torch.compiler.is_compiling():  # NumPy's integers are integers too
+        seed = int(seed) if isinstance(seed, Integral) else seed
+        draw = int(draw) if isinstance(draw, Integral) else draw
     if not isinstance(draw, int) or not 0 <= draw < 2**32:
         raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
     if seed is None:
@@ -108,8 +113,8 @@ def alpha_bar_tensor(name: str, value: float | Tensor, shapes: Sequence[tuple[in
     if not value.dtype.is_floating_point or tuple(value.shape) not in shapes:
         expected = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name}: expected a float or a floating tensor of shape {expected}, got {describe(value)}")
-    if value.requires_grad:
-        raise ValueError(f"{name}: expected no gradient: it is a constant of the noise, got requires_grad=True")
+    if value.requires_grad or (not torch.compiler.is_compiling() and fwAD.unpack_dual(value).tangent is not None):
+        raise ValueError(f"{name}: expected no gradient: it is a constant of the noise, got one that has")
     return value.to(like.device, torch.float64)
 
 

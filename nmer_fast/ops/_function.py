@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 
+def inside_transform() -> bool:
+    """Whether a torch.func transform is being traced; Dynamo asks once, while it traces."""
+    return torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+
+
+# What torch.compiler.assume_constant_result does, but that imports Dynamo, and with it Triton.
+inside_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class Function(torch.autograd.Function):
     """An autograd.Function with forward mode (`tangent`) that Dynamo traces all the same.
 
-    Dynamo refuses a Function that defines `jvp`, so eager code applies a subclass in which `tangent` is the jvp.
+    Dynamo refuses a Function that defines `jvp`, so eager code applies a subclass in which `tangent` is the jvp. And in
+    a torch.func transform inside compiled code Dynamo loses a Function's derivatives without a word, so there the
+    reference (`plain`), which is ordinary PyTorch, takes its place.
     """
 
     eager: type[Function]
@@ -27,11 +38,18 @@ class Function(torch.autograd.Function):
         """The tangents of the outputs, from those of the inputs."""
         raise NotImplementedError
 
+    @staticmethod
+    def plain(*args: Any) -> Any:
+        """The reference, on forward's arguments."""
+        raise NotImplementedError
+
     @classmethod
     def call(cls, *args: Any) -> Any:
         """Apply: traceable by Dynamo under compile, with forward mode in eager."""
         if not torch.compiler.is_compiling():
             return cls.eager.apply(*args)
+        if inside_transform():
+            return cls.plain(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return cls.apply(*args)
         return cls.forward(*args)  # Dynamo's own inlining of `apply` stumbles over *args

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import reference
 from ._args import check_floating, check_same, describe, rows_tensor
+from ._function import inside_transform
 from ._library import define
 
 
@@ -102,4 +103,8 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
             raise ValueError(f"{name}: expected {list(shape)} for x {describe(x)}, got {describe(weight)}")
         check_same(name, weight, "x's dtype and device", torch.empty(shape, dtype=x.dtype, device=x.device))
     valid = rows_tensor("lengths", lengths, (x.shape[0],), x.device)
+    if valid is None:
+        raise ValueError(f"lengths: expected an integer tensor of shape [{x.shape[0]}], got None")
+    if torch.compiler.is_compiling() and inside_transform():
+        raise NotImplementedError("lstm_max_pool: a torch.func transform inside compiled code would lose its gradient")
     return LSTMMaxPool.apply(x, valid, weight_ih, weight_hh, bias)[0]

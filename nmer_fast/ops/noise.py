@@ -75,6 +75,8 @@ _mix_noise_backward = define(
 class MixNoiseBackward(Function):
     """g -> sqrt(alpha_bar) g, or sqrt(1 - alpha_bar) g: diagonal, so its own gradient and tangent."""
 
+    plain = staticmethod(reference.mix_noise_backward)
+
     @staticmethod
     def forward(
         grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
@@ -115,6 +117,8 @@ class MixNoiseBackward(Function):
 
 class MixNoise(Function):
     """Eq. 3 with given noise: linear in x and in eps."""
+
+    plain = staticmethod(reference.mix_noise)
 
     @staticmethod
     def forward(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
@@ -164,6 +168,8 @@ class MixNoise(Function):
 
 class AddNoise(Function):
     """Eq. 3 with noise made in the same pass: linear in x, so backward needs no noise."""
+
+    plain = staticmethod(reference.add_noise)
 
     @staticmethod
     def forward(
@@ -240,6 +246,12 @@ class AddNoiseMultimodal(Function):
         """The registered op: (*ys, stats)."""
         shared = (alpha_bars, rng, sample_ids, noisy, lengths, p)
         ys, stats = _add_noise_multimodal(list(xs), *shared, list(streams), kind, return_stats)
+        return *ys, stats
+
+    @staticmethod
+    def plain(*args: Any) -> tuple[Tensor, ...]:
+        """The reference, its outputs flat."""
+        ys, stats = reference.add_noise_multimodal(list(args[9:]), *args[:9])
         return *ys, stats
 
     @staticmethod
@@ -484,10 +496,14 @@ def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]
     if all(entry is None for entry in lengths):
         return None
     columns = []
-    for entry, x in zip(lengths, xs, strict=True):
-        full = x.shape[1] if x.dim() > 1 else 0
+    for m, (entry, x) in enumerate(zip(lengths, xs, strict=True)):
+        if x.dim() < 2:
+            raise ValueError(
+                f"lengths: expected every x of two or more dims, whose dim 1 they are of, got xs[{m}] {describe(x)}"
+            )
         column = lengths_tensor(entry, x)
-        columns.append(torch.zeros(len(x), dtype=torch.int64, device=x.device) + full if column is None else column)
+        full = torch.zeros(len(x), dtype=torch.int64, device=x.device) + x.shape[1]
+        columns.append(full if column is None else column)
     return torch.stack(columns, dim=1)
 
 
@@ -556,14 +572,15 @@ def noise(
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
     shape = tuple(shape)
-    if not shape:
-        raise ValueError("shape: expected (B, ...) with a batch dimension, got ()")
+    if not shape or any(extent < 0 for extent in shape):
+        raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
     if dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     check_elements("shape", shape)
     check_kind(kind)
     check_stream(stream)
-    device = torch.get_default_device() if device is None else torch.device(device)
+    # Dynamo does not trace torch.get_default_device.
+    device = torch.empty(0).device if device is None else torch.device(device)
     if lengths is not None and len(shape) < 2:
         raise ValueError(f"lengths: expected a shape of two or more dims, whose dim 1 they are of, got {shape}")
     rows = (shape[0],)

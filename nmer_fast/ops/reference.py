@@ -8,6 +8,7 @@ ops `torch.ops.nmer_fast.*`, which fall back on these functions where a device h
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -178,14 +179,14 @@ def add_noise(
 
 
 def add_noise_multimodal(
-    xs: list[Tensor],
+    xs: Sequence[Tensor],
     alpha_bars: Tensor,
     rng: Tensor,
     sample_ids: Tensor | None,
     noisy: Tensor | None,
     lengths: Tensor | None,
     p: Tensor | None,
-    streams: list[int],
+    streams: Sequence[int],
     kind: str,
     return_stats: bool,
 ) -> tuple[list[Tensor], Tensor]:

@@ -50,6 +50,8 @@ def _eps(mu: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int) -> Ten
 class ReparameterizeKLBackward(Function):
     """The gradient as one fused op; its own derivatives, rarely wanted, in plain PyTorch."""
 
+    plain = staticmethod(reference.reparameterize_kl_backward)
+
     @staticmethod
     def forward(
         grad_z: Tensor,
@@ -111,6 +113,8 @@ class ReparameterizeKLBackward(Function):
 
 class ReparameterizeKL(Function):
     """z and kl; backward makes eps again from the seed."""
+
+    plain = staticmethod(reference.reparameterize_kl)
 
     @staticmethod
     def forward(

@@ -88,6 +88,11 @@ def test_scores_by_hand():
     assert s.n == 6
 
 
+def test_a_class_without_samples_does_not_count():
+    s = score(torch.tensor([0, 2, 1, 1]), torch.tensor([0, 0, 1, 1]), 3)
+    assert s.ua == pytest.approx((0.5 + 1) / 2)
+
+
 def test_paired_evaluation_equals_one_pass_for_each_condition():
     """Encoding each modality twice and reusing it gives what noising and running the model per condition gives."""
     data, noise = dataset(), scheduler(seed=5)

@@ -59,7 +59,9 @@ def test_one_token_layer_is_a_transformer_layer_on_one_token():
     torch.testing.assert_close(ours(x), theirs(x[:, None])[:, 0])
 
 
-@pytest.mark.parametrize("dims", [{"a": 7}, {"l": 6}, DIMS, {f"m{i}": 3 + i for i in range(6)}])
+@pytest.mark.parametrize(
+    "dims", [{"a": 7}, {"l": 6}, DIMS, {f"m{i}": 3 + i for i in range(6)}, {"audio.covarep": 4, "values": 3}]
+)
 def test_any_number_of_modalities(dims):
     model, teacher, b = NMER(dims, 4), Teacher(dims, 4, 0.5, 1.0), batch(dims=dims)
     for losses in (model(b).losses, teacher(b).losses):

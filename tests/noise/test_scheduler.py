@@ -105,6 +105,24 @@ def test_noise_of_ones_own():
     torch.testing.assert_close(half, features["l"] * math.sqrt(0.5))
 
 
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "float"])
+def test_casting_a_model_keeps_the_exact_snr(cast):
+    scheduler = NoiseScheduler(VARIANCES, snr_db=40)
+    exact = scheduler.alpha_bars.clone()
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), scheduler)
+    getattr(model, cast)()
+    assert model[0].weight.dtype != torch.float64
+    assert torch.equal(scheduler.alpha_bars, exact)
+
+
+def test_a_constant_modality_has_an_snr_all_the_same():
+    """Rounding must not make its variance negative."""
+    scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
+    features = {m: torch.full((5, 9, 3), 119.7528) for m in VARIANCES}
+    stats = scheduler(features, condition="none", return_stats=True).stats
+    assert all(snr < 0 for snr in scheduler.realised_snr_db(stats).values())
+
+
 def test_a_training_loop_of_ones_own_compiles():
     scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
     counter = CompileCounterWithBackend("inductor")
@@ -132,6 +150,8 @@ def test_a_training_loop_of_ones_own_compiles():
         ({"snr_db": -10, "steps": {"a": 1, "v": 1, "l": 1}}, "^snr_db, steps: expected one of the two"),
         ({"snr_db": -10, "kind": "impulse", "p": 1.5}, "^p: expected a number from 0 to 1, got 1.5"),
         ({"snr_db": -10, "kind": "impulse", "p": 0.0}, "^noise_power: expected a power above 0"),
+        ({"snr_db": -10, "kind": {"a": torch.zeros(1)}}, "^kind: expected noise for each of a, v, l, got a"),
+        ({"variances": {"none": 1.0}, "snr_db": -10}, "^modalities: expected names without"),
         ({"steps": {"a": 1}}, "^steps: expected one each for a, v, l, got"),
         ({"snr_db": {"a": 1, "v": 2, "x": 3}}, "^snr_db: expected one each for a, v, l"),
         ({"variances": {"a": 1.0, "v": 0.0}, "snr_db": -10}, "^variance of modality v: expected a variance above 0"),

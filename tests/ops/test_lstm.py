@@ -103,6 +103,18 @@ def test_compiles_as_one_graph_with_changing_sizes():
     assert counter.frame_count <= 2
 
 
+def test_a_transform_inside_compiled_code_is_refused():
+    lstm, x, lengths = case()
+    w = [t.detach() for t in weights(lstm)]
+
+    def gradient(x):
+        return torch.func.grad(lambda q: ops.lstm_max_pool(q, lengths, *w).sum())(x)
+
+    assert gradient(x).abs().max() > 0
+    with pytest.raises(Exception, match="would lose its gradient"):
+        torch.compile(gradient, backend="aot_eager", fullgraph=True)(x)
+
+
 def test_opcheck():
     lstm, x, lengths = case()
     args = (x, lengths, *(w.detach() for w in weights(lstm)))
@@ -118,6 +130,7 @@ def test_opcheck():
     ("change", "message"),
     [
         ({"x": torch.zeros(5, 7)}, r"^x: expected \[B, T, D\]"),
+        ({"lengths": None}, r"^lengths: expected an integer tensor of shape \[5\], got None"),
         ({"lengths": torch.zeros(4).long()}, r"^lengths: expected an integer tensor of shape \[5\]"),
         ({"weight_ih": torch.zeros(24, 5)}, r"^weight_ih: expected \[24, 4\]"),
         ({"bias": torch.zeros(24)}, r"^bias: expected the same as x's dtype"),

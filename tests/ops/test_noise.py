@@ -533,6 +533,42 @@ def test_compiled_with_tensor_seeds_never_recompiles():
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize("name", ["add_noise", "multimodal", "mix_noise", "reparameterize_kl"])
+def test_transforms_inside_compiled_code(name):
+    """Dynamo by itself would lose the Functions' derivatives there without a word."""
+    x, lengths = ragged()
+
+    def f(x):
+        if name == "add_noise":
+            return ops.add_noise(x, 0.3, seed=3, lengths=lengths)
+        if name == "multimodal":
+            return ops.add_noise_multimodal([x, x], torch.tensor([0.3, 0.6]), seed=3, lengths=[lengths, None])[1]
+        return ops.mix_noise(x, x, 0.3) if name == "mix_noise" else ops.reparameterize_kl(x, x, seed=1)[0]
+
+    cases = [
+        lambda x: torch.func.grad(lambda q: f(q).sin().sum())(x),
+        lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+        lambda x: torch.func.vmap(f)(torch.stack([x, 2 * x])),
+    ]
+    for case in cases:
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(case, fullgraph=True, backend="aot_eager")(x), case(x))
+
+
+def test_compiled_noise_on_the_default_device():
+    compiled = torch.compile(lambda x: x + ops.noise((3, 4), seed=3), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(torch.zeros(3, 4)), ops.noise((3, 4), seed=3))
+
+
+def test_numpy_integers_are_seeds():
+    assert torch.equal(ops.noise((2, 3), seed=np.int64(5), draw=np.int32(3)), ops.noise((2, 3), seed=5, draw=3))
+
+
+def test_a_tangent_of_alpha_bar_is_refused():
+    with pytest.raises(ValueError, match=r"^alpha_bar: expected no gradient"):
+        torch.func.jvp(lambda a: ops.add_noise(X, a, seed=1), (torch.tensor(0.5),), (torch.tensor(1.0),))
+
+
 def test_compiled_mix_and_noise():
     def f(x, eps, seed):
         return ops.mix_noise(x, eps, 0.5) + ops.noise_like(x, seed=seed, kind="laplace") + ops.mix_noise(x, x, 0.5)
@@ -616,6 +652,11 @@ X = torch.zeros(3, 4, 2)
         (lambda: ops.add_noise(X, 0.5, lengths=torch.rand(3)), r"^lengths: expected an integer tensor of shape \[3\]"),
         (lambda: ops.add_noise(X[:, 0, 0], 0.5, lengths=torch.ones(3).long()), r"^lengths: expected x of two or more dims"),
         (lambda: ops.mix_noise(X, X.double(), 0.5), r"^eps: expected the same as x, torch\.float32 of shape \(3, 4, 2\)"),
+        (
+            lambda: ops.add_noise_multimodal([torch.zeros(3)], torch.rand(1), lengths=[torch.ones(3).long()]),
+            r"^lengths: expected every x of two or more dims, whose dim 1 they are of, got xs\[0\]",
+        ),
+        (lambda: ops.noise((-1, 3)), r"^shape: expected \(B, \.\.\.\), sizes of 0 or more"),
         (lambda: ops.noise(()), r"^shape: expected \(B, \.\.\.\)"),
         (lambda: ops.noise((2, 3), dtype=torch.int32), r"^dtype: expected float32"),
         (lambda: ops.noise((1, 2**34 + 1)), r"^shape: expected at most 2\^34 elements a sample"),
