@@ -42,6 +42,9 @@ def test_train_then_evaluate(tmp_path):
     assert entry["conditions"] == results["conditions"]  # the checkpoint is the model
     swept = command("evaluate", tmp_path, "--noise", "impulse", "--snr", 0, -40)
     assert swept.stdout.count("impulse noise at") == 2
+    refused = command("evaluate", tmp_path / "nowhere")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize("noise", ["impulse", "uniform", "laplace", "missing"])
@@ -92,11 +95,12 @@ def test_features_of_ones_own(tmp_path):
         (["--context", "-1"], "context: expected 0 or more"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, message):
-    done = command("train", "--size", 40, *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--size", "40", *arguments])
+    assert train.main() == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"error: {message}")
+    assert stderr.count("\n") == 1
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
