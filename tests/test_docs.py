@@ -27,5 +27,5 @@ def test_links_lead_somewhere(page):
 
 def test_every_make_target_named_in_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())):
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.M)):
         assert re.search(rf"^{target}:", makefile, re.M), target
