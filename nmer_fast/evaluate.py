@@ -71,13 +71,13 @@ def run(options: Options, *, quiet: bool = False) -> list[dict[str, Any]]:
     steps = parse_steps(options.steps or (() if options.snr else tuple(trained["steps"])))
     p = trained["p"] if options.p is None else options.p
     ratios: tuple[float | None, ...] = (None,) if steps else options.snr or (trained["snr"],)
+    batches = Batches(data, device, state["recipe"]["batch_size"])
     results = []
     for snr in ratios:
         scheduler = make_scheduler(
             standardiser.variances, noise=noise, snr=snr, steps=steps, p=p,
             snr_convention=trained["snr_convention"], seed=trained["seed"],
         ).to(device)  # fmt: skip
-        batches = Batches(data, device, state["recipe"]["batch_size"])
         evaluation = evaluate(model, batches, data.splits["test"], scheduler, trained["seed"])
         report.table(f"{data.name}, test, {describe_noise(noise, snr, steps)}, epoch {state['epoch']}", evaluation)
         results.append({"noise": noise, "snr": snr, "steps": steps, **evaluation.as_dict()})

@@ -28,7 +28,7 @@ class Options:
         steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5.
         p: the share of impulses, for --noise impulse.
         snr_convention: exact counts the noise's own power, paper takes it as 1.
-        context: join each utterance with up to this many before it in its group.
+        context: join each utterance with up to this many before it in its group and split.
         epochs: of NMER.
         seed: of weights, order, dropout, noise and conditions.
         compile: compile the training step as one graph.

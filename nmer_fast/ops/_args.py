@@ -41,7 +41,7 @@ def check_floating(name: str, x: Any) -> None:
 
 
 def check_elements(name: str, size: Sequence[int]) -> None:
-    """The counter holds 2^34 elements of a sample; each factor is checked alone first, so nothing overflows."""
+    """The counter holds 2^34 elements of a sample."""
     row = 1
     for extent in size[1:]:
         row *= extent
