@@ -1,27 +1,75 @@
-"""What the commands share: how they fail, and how they read and describe noise."""
+"""What the commands share: how they read options, how they end, and how they describe noise."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from .errors import UserError
+import tyro
+
+from .config import NoiseConfig
+from .errors import Stopped, UserError
+
+Options = TypeVar("Options")
+
+
+def run_command(command: str, options: type[Options], run: Callable[[Options], Any]) -> int:
+    """Read the command line and run; see `fail_in_one_line`."""
+    return fail_in_one_line(lambda: run(parse(command, options)))
+
+
+def parse(command: str, options: type[Options]) -> Options:
+    """The command line as a dataclass; what tyro finds wrong becomes one line."""
+    about = (options.__doc__ or "").partition("\n")[0]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(options, prog=f"python -m nmer_fast.{command}", description=about)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise UserError(f"{_tyros_complaint(errors.getvalue())} (--help lists the options)")
+
+
+def _tyros_complaint(box: str) -> str:
+    """The first paragraph under the title that tyro prints, boxed or underlined, in this project's words."""
+    lines = [line.strip("│─- ") for line in box.splitlines()]
+    paragraph = takewhile(bool, dropwhile(lambda line: not line, lines[1:]))
+    text = " ".join(paragraph).replace("{None}|", "")
+    return re.sub(r"Error parsing (\S+): no type matching (\S+) .* from \[(.*?)\].*", r"\1: expected \2, got \3", text)
 
 
 def fail_in_one_line(run: Callable[[], Any]) -> int:
-    """Run a command; a user's error is one line on stderr and exit status 2."""
+    """Run a command and return its exit status.
+
+    A user's error is one line on stderr and 2; a stop that was asked for says how to go on, and is 0 for SIGTERM and
+    130 for Ctrl-C.
+    """
     try:
         run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"stopped; go on with: python -m nmer_fast.train --resume {stop.folder}", file=sys.stderr)
+        return 0 if stop.signal == signal.SIGTERM else 130
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
-def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | None:
-    """a=140 v=60 l=5 as a mapping; nothing as None."""
+def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | Literal["random"] | None:
+    """a=140 v=60 l=5 as a mapping; random as it is; nothing as None."""
+    if pairs == ("random",):
+        return "random"
     steps = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
@@ -31,11 +79,15 @@ def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | None:
     return steps or None
 
 
-def describe_noise(noise: str, snr: float | None, steps: Mapping[str, int] | None) -> str:
+def describe_noise(noise: NoiseConfig) -> str:
     """For a table's title."""
-    if steps:
-        return f"{noise} noise of T " + ", ".join(f"{name} {t}" for name, t in steps.items())
-    return f"{noise} noise at {snr:g} dB" if snr is not None else noise
+    if noise.kind == "missing":
+        return "missing modalities"
+    if noise.steps == "random":
+        return f"{noise.kind} noise of random T up to {noise.length}"
+    if noise.steps is not None:
+        return f"{noise.kind} noise of T " + ", ".join(f"{name} {t}" for name, t in dict(noise.steps).items())
+    return f"{noise.kind} noise at {noise.snr_db:g} dB"
 
 
 def make_folder(folder: Path) -> Path:

@@ -1,99 +1,199 @@
-"""python -m nmer_fast.evaluate: a trained checkpoint under noise of any kind and strength, in every condition."""
+"""python -m nmer_fast.evaluate: a trained checkpoint, or any model, under noise of any kind and strength."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .command import describe_noise, fail_in_one_line, make_folder, parse_steps
+from .command import describe_noise, make_folder, parse_steps, run_command
+from .config import Config, DataConfig, override
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from .data import FeatureSet
+    from .engine.robustness import Robustness
 
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a checkpoint on the test split under every incomplete condition.
+    """Evaluate a checkpoint on the test split, for every noise, SNR and condition named.
 
     Attributes:
         checkpoint: a run's folder, or its checkpoint.json.
         data: as for train; by default what the checkpoint was trained on.
-        noise: what is added to the unclean modalities; by default the training's.
+        fold: which of that file's folds, from 1.
+        noise: one or more of gaussian, impulse, uniform, laplace, missing; by default the training's.
         snr: one or more signal-to-noise ratios in dB; by default the training's.
-        steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5.
+        steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5; or random.
         p: the share of impulses; by default the training's.
+        conditions: which modalities are clean, such as a av none all; by default all conditions.
+        allow_leak: evaluate although model.tokens=batch lets a prediction depend on its batch mates.
         device: cpu, cuda, or auto.
-        out: a file for the results as JSON, one entry for each SNR.
+        out: a file name for the results, which are written as .json and as .csv.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     data: str | None = None
-    noise: Literal["gaussian", "impulse", "uniform", "laplace", "missing"] | None = None
+    fold: int | None = None
+    noise: tuple[str, ...] = ()
     snr: tuple[float, ...] = ()
     steps: tuple[str, ...] = ()
     p: float | None = None
+    conditions: tuple[str, ...] = ()
+    allow_leak: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     device: str = "auto"
     out: Path | None = None
 
 
-def run(options: Options, *, quiet: bool = False) -> list[dict[str, Any]]:
-    """Evaluate, and print a table for each SNR.
+def run(options: Options, *, quiet: bool = False) -> Robustness:
+    """Evaluate, and print one table.
 
     Returns:
-        for each SNR what train's results.json holds of the evaluation.
+        the points of the sweep.
 
     Raises:
         UserError: one line that names what is wrong.
     """
-    from .engine.batches import Batches
-    from .engine.checkpoint import write_json
-    from .engine.console import Report
-    from .engine.evaluation import evaluate
-    from .engine.run import load_data, load_run, make_scheduler, pick_device
-
     if options.snr and options.steps:
         raise UserError(f"snr, steps: expected one of the two, got {options.snr} and {' '.join(options.steps)}")
+    if options.fold is not None and options.data is None:
+        raise UserError(f"fold: expected --data beside it, whose fold it is, got {options.fold} alone")
     if options.out:
         make_folder(options.out.parent)
+    from .engine.batches import Batches
+    from .engine.console import Report
+    from .engine.evaluation import evaluate
+    from .engine.robustness import Point, Robustness, grid
+    from .engine.run import load_data, load_run, make_scheduler, pick_device
+
     report, device = Report(quiet=quiet), pick_device(options.device)
-    model, standardiser, state = load_run(options.checkpoint, device)
-    trained = state["options"]
-    source = options.data or trained["data"]
-    raw = load_data(source, trained["size"], trained["difficulty"])
-    classes = state["data"]["class_names"]
+    model, standardiser, config, state = load_run(options.checkpoint, device)
+    noises = [override(config, change).noise for change in _changes(options, config, grid)]
+    where = config.data if options.data is None else DataConfig(options.data, options.fold, config.data.context)
+    raw, classes = load_data(where), state["data"]["class_names"]
     unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
     if raw.class_names != classes and not unnamed:
         raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")
-    data = standardiser(replace(raw, class_names=classes)).with_context(trained["context"])
-    noise = options.noise or trained["noise"]
-    steps = parse_steps(options.steps or (() if options.snr else tuple(trained["steps"])))
-    p = trained["p"] if options.p is None else options.p
-    ratios: tuple[float | None, ...] = (None,) if steps else options.snr or (trained["snr"],)
-    batches = Batches(data, device, state["recipe"]["batch_size"])
-    results = []
-    for snr in ratios:
-        scheduler = make_scheduler(
-            standardiser.variances, noise=noise, snr=snr, steps=steps, p=p,
-            snr_convention=trained["snr_convention"], seed=trained["seed"],
-        ).to(device)  # fmt: skip
-        evaluation = evaluate(model, batches, data.splits["test"], scheduler, trained["seed"])
-        report.table(f"{data.name}, test, {describe_noise(noise, snr, steps)}, epoch {state['epoch']}", evaluation)
-        results.append({"noise": noise, "snr": snr, "steps": steps, **evaluation.as_dict()})
+    data = standardiser(replace(raw, class_names=classes)).with_context(where.context)
+    batches = Batches(data, device, config.training.batch_size, padding=config.noise.padding)
+    points, seed = [], config.training.seed
+    for noise in noises:
+        scheduler = make_scheduler(standardiser.variances, noise, seed).to(device)
+        evaluation = evaluate(
+            model, batches, data.splits["test"], scheduler, seed,
+            conditions=options.conditions or None, allow_leak=options.allow_leak or config.training.allow_leak,
+        )  # fmt: skip
+        points.append(Point(noise, evaluation))
+    result = Robustness(f"{data.name}, test, epoch {state['epoch']}", points)
+    if len(points) == 1:
+        report.table(
+            f"{result.title.replace(', epoch', f', {describe_noise(noises[0])}, epoch')}", points[0].evaluation
+        )
+    else:
+        report.print(result.table())
     if options.out:
-        write_json(options.out, {"checkpoint": str(options.checkpoint), "data": source, "results": results})
-    return results
+        about = {"checkpoint": str(options.checkpoint), "data": asdict(where)}
+        report.line("written: " + ", ".join(map(str, result.write(options.out, about))))
+    return result
+
+
+def _changes(options: Options, config: Config, grid: Callable[..., list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What each point of the sweep changes of the training's noise."""
+    changes = grid(config.noise, options.noise, options.snr)
+    common: dict[str, Any] = {} if options.p is None else {"noise.p": options.p}
+    if options.steps:
+        common["noise.steps"] = parse_steps(options.steps)
+    return [{**change, **common} for change in changes]
+
+
+def robustness(
+    model: Callable[..., Tensor],
+    dataset: FeatureSet,
+    *,
+    noise: Sequence[str] = ("gaussian",),
+    snr_db: Sequence[float] = (-10.0, -20.0, -30.0, -40.0),
+    conditions: Sequence[str] | None = None,
+    p: float = 0.3,
+    snr_convention: str = "exact",
+    with_lengths: bool = False,
+    split: str = "test",
+    batch_size: int = 128,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Robustness:
+    """Anybody's model under every noise, SNR and condition, with the same noise for a sample in all conditions.
+
+    Args:
+        model: from noisy features, a dict of [B, T, D] tensors by modality, 0 beyond a sample's length, to logits
+            [B, classes]. A module is put into eval mode for the while.
+        dataset: as `nmer_fast.data.load_npz` gives it, features scaled as the model wants them.
+        noise: kinds: "gaussian", "impulse", "uniform", "laplace", "missing".
+        snr_db: signal-to-noise ratios in dB, against each modality's variance on the train split (without one, on
+            the split evaluated).
+        conditions: names of clean modalities, such as ["av", "none"]; by default all.
+        p: the share of impulses.
+        snr_convention: "exact" counts the noise's own power, "paper" takes it as 1.
+        with_lengths: call model(features, lengths), lengths a dict of int64 [B] by modality.
+        split: of the dataset.
+        batch_size: samples.
+        seed: of the noise.
+        device: where features go.
+
+    Returns:
+        the points: print it, or take `.rows()`, `.write(path)`, `.points`.
+
+    Raises:
+        UserError: one line that names what is wrong.
+    """
+    import torch
+
+    from .engine.batches import Batches
+    from .engine.evaluation import measure
+    from .engine.robustness import Point, Robustness, grid
+    from .engine.run import make_scheduler
+    from .noise import variance
+
+    if split not in dataset.splits:
+        raise UserError(f"split: expected one of {', '.join(dataset.splits)}, got {split!r}")
+    base = override(Config(), {"noise.p": p, "noise.snr_convention": snr_convention})
+    measured = dataset.splits.get("train", dataset.splits[split])
+    variances = {name: variance(ragged.take(measured).values) for name, ragged in dataset.modalities.items()}
+    batches, points = Batches(dataset, torch.device(device), batch_size), []
+
+    def predict(batch: Any, noisy: dict[str, Tensor], is_noisy: Tensor) -> Tensor:
+        logits = []
+        for row in is_noisy.tolist():
+            chosen = {m: noisy[m] if bad else batch.features[m] for m, bad in zip(noisy, row, strict=True)}
+            logits.append(model(chosen, batch.lengths) if with_lengths else model(chosen))
+        return torch.stack(logits)
+
+    was_training = isinstance(model, torch.nn.Module) and model.training
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    try:
+        for change in grid(base.noise, noise, snr_db):
+            config = override(base, change)
+            scheduler = make_scheduler(variances, config.noise, seed).to(batches.device)
+            evaluation = measure(predict, batches, dataset.splits[split], scheduler, seed, conditions)
+            points.append(Point(config.noise, evaluation))
+    finally:
+        if isinstance(model, torch.nn.Module):
+            model.train(was_training)
+    return Robustness(f"{dataset.name}, {split}", points)
 
 
 def main() -> int:
     """The command."""
-    options = tyro.cli(
-        Options,
-        prog="python -m nmer_fast.evaluate",
-        description="Evaluate a checkpoint on the test split under every condition.",
-    )
-    return fail_in_one_line(lambda: run(options))
+    return run_command("evaluate", Options, run)
 
 
 if __name__ == "__main__":

@@ -4,133 +4,232 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from .command import describe_noise, fail_in_one_line, make_folder, parse_steps
+from .command import describe_noise, make_folder, parse_steps, run_command
+from .config import PRESETS, Config, from_dict, load_config, override, parse_settings
 from .errors import UserError
 
-DEFAULT_SNR = -10.0
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Set = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="SECTION.FIELD=VALUE")]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train NMER under noisy modalities, then evaluate it under every incomplete condition.
+    """Train NMER under noisy modalities, then evaluate it under every condition.
 
     Attributes:
+        preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
+        config: or else a config.json that a run wrote: repeats the run.
+        settings: any field of it, such as --set training.lr=2e-4; may be given again.
         data: "synthetic", the embedded default, or a feature-set file (.npz, docs/formats.md).
-        noise: what is added to the unclean modalities.
-        snr: signal-to-noise ratio in dB on every modality; -10 unless --steps is given.
-        steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5.
-        p: the share of impulses, for --noise impulse.
-        snr_convention: exact counts the noise's own power, paper takes it as 1.
+        fold: which of the file's folds, from 1.
         context: join each utterance with up to this many before it in its group and split.
-        epochs: of NMER.
-        seed: of weights, order, dropout, noise and conditions.
-        compile: compile the training step as one graph.
-        device: cpu, cuda, or auto.
-        out: folder for the checkpoint and results.json; by default a new one under runs/.
         size: utterances of the synthetic data; by default 850.
         difficulty: of the synthetic data: 2 is hard, 0.5 easy.
+        noise: gaussian, impulse, uniform, laplace or missing: what is added to the unclean modalities.
+        snr: signal-to-noise ratio in dB on every modality; by default -10.
+        steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5; or random.
+        p: the share of impulses, for --noise impulse; by default 0.3.
+        snr_convention: exact counts the noise's own power, paper takes it as 1.
+        epochs: of NMER; by default 60.
+        seed: of weights, order, dropout, noise and conditions.
+        select: best or last: which epoch is kept; by default the best on the val split, where there is one.
+        compile: compile the training step as one graph.
+        amp: train under bfloat16 autocast.
+        allow_leak: evaluate although model.tokens=batch lets a prediction depend on its batch mates.
+        device: cpu, cuda, or auto.
+        out: a new folder for the run; by default one under runs/.
+        resume: the folder of a run that was stopped: go on, to the bits that it would have given.
+        log_every: steps between two TensorBoard entries of a loss.
     """
 
-    data: str = "synthetic"
-    noise: Literal["gaussian", "impulse", "uniform", "laplace", "missing"] = "gaussian"
+    preset: str | None = None
+    config: Path | None = None
+    settings: Set = ()
+    data: str | None = None
+    fold: int | None = None
+    context: int | None = None
+    size: int | None = None
+    difficulty: float | None = None
+    noise: str | None = None
     snr: float | None = None
     steps: tuple[str, ...] = ()
-    p: float = 0.3
-    snr_convention: Literal["exact", "paper"] = "exact"
-    context: int = 0
-    epochs: int = 60
-    seed: int = 0
-    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    p: float | None = None
+    snr_convention: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    select: str | None = None
+    compile: Flag = False
+    amp: Flag = False
+    allow_leak: Flag = False
     device: str = "auto"
     out: Path | None = None
-    size: int | None = None
-    difficulty: float = 1.0
+    resume: Path | None = None
+    log_every: int = 10
+
+
+FIELDS = {
+    "data": "data.source",
+    "fold": "data.fold",
+    "context": "data.context",
+    "size": "data.size",
+    "difficulty": "data.difficulty",
+    "noise": "noise.kind",
+    "snr": "noise.snr_db",
+    "p": "noise.p",
+    "snr_convention": "noise.snr_convention",
+    "epochs": "training.epochs",
+    "seed": "training.seed",
+    "select": "training.select",
+    "compile": "training.compile",
+    "amp": "training.amp",
+    "allow_leak": "training.allow_leak",
+}
+"""The config's field of each option that is one."""
 
 
 def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
-    """Train, evaluate, write the checkpoint and results.json.
+    """Train, evaluate, write the run's folder.
 
     Returns:
         what results.json holds.
 
     Raises:
         UserError: one line that names what is wrong.
+        Stopped: by Ctrl-C or SIGTERM, with the state saved.
     """
+    if options.log_every < 1:
+        raise UserError(f"log-every: expected 1 or more steps, got {options.log_every}")
+    saved = load_stopped(options) if options.resume else None
+    config = from_dict(saved[1]["config"], f"{options.resume}: ") if saved else config_of(options)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .data import Standardiser
+    from .engine import memory
     from .engine.batches import Batches
-    from .engine.checkpoint import write_json
+    from .engine.checkpoint import RESUME, remove_checkpoint, write_json
     from .engine.console import Report
     from .engine.evaluation import evaluate
-    from .engine.run import load_data, make_scheduler, pick_device, save_run, versions
-    from .engine.trainer import Recipe, train
+    from .engine.log import Log
+    from .engine.run import check_fits, load_data, make_scheduler, pick_device, save_run, versions
+    from .engine.stopping import stop_on_signals
+    from .engine.trainer import train
 
-    if options.epochs < 1:
-        raise UserError(f"epochs: expected 1 or more, got {options.epochs}")
-    if not 0 <= options.seed < 2**31:
-        raise UserError(f"seed: expected 0 to 2^31-1, got {options.seed}")
-    report, device, steps = Report(quiet=quiet), pick_device(options.device), parse_steps(options.steps)
-    snr = DEFAULT_SNR if options.snr is None and steps is None and options.noise != "missing" else options.snr
-    raw = load_data(options.data, options.size, options.difficulty)
+    report, device = Report(quiet=quiet), pick_device(options.device)
+    raw, config = load_data(config.data), from_anywhere(config)
     standardiser = Standardiser.fit(raw)
-    data = standardiser(raw).with_context(options.context)
-    scheduler = make_scheduler(
-        standardiser.variances, noise=options.noise, snr=snr, steps=steps, p=options.p,
-        snr_convention=options.snr_convention, seed=options.seed,
-    ).to(device)  # fmt: skip
-    folder = make_folder(options.out or new_folder(data.name))
-    source = options.data if options.data == "synthetic" else str(Path(options.data).resolve())
-    stored = {**asdict(options), "data": source, "out": str(folder), "snr": snr}
+    data = standardiser(raw).with_context(config.data.context)
+    scheduler = make_scheduler(standardiser.variances, config.noise, config.training.seed).to(device)
+    memory.check_training(data, check_fits(data, config), config.training.batch_size, device)
+    state = {"config": asdict(config), "fingerprint": data.fingerprint()}
+    if saved and saved[1]["fingerprint"] != state["fingerprint"]:
+        raise UserError(
+            f"resume: expected the data that the run began with, got other contents of {config.data.source}"
+        )
+    folder = options.resume or new_folder(options.out, data.name)
+    if not saved:
+        write_json(folder / "config.json", asdict(config))
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
 
-    recipe = Recipe(epochs=options.epochs, seed=options.seed, compile=options.compile)
-    trained = train(data, scheduler, recipe, device, report)
-    checkpoint = save_run(folder, trained, data, standardiser, recipe, stored)
-    start = time.perf_counter()
-    evaluation = evaluate(
-        trained.model, Batches(data, device, recipe.batch_size), data.splits["test"], scheduler, recipe.seed
-    )
-    trained.seconds["evaluate"] = time.perf_counter() - start
-
-    results = {
-        **evaluation.as_dict(),
-        "epoch": trained.epoch,
-        "losses": trained.losses,
-        "config": {**stored, "recipe": asdict(recipe)},
-        "versions": versions(),
-        "times": trained.seconds,
-    }
-    write_json(folder / "results.json", results)
-    report.table(f"{data.name}, test, {describe_noise(options.noise, snr, steps)}, epoch {trained.epoch}", evaluation)
+    training, log = config.training, Log(folder / "tensorboard", options.log_every)
+    with stop_on_signals() as request:
+        trained = train(
+            data, scheduler, config, device, report,
+            folder=folder, log=log, request=request, state=state, saved=saved,
+        )  # fmt: skip
+        checkpoint = save_run(folder, trained, data, standardiser, config)
+        start = time.perf_counter()
+        batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
+        evaluation = evaluate(
+            trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
+        )
+        trained.seconds["evaluate"] = time.perf_counter() - start
+        with log.at("nmer", trained.steps + 1) as writer:
+            writer.evaluation("test", evaluation, trained.steps)
+        results = {
+            **evaluation.as_dict(),
+            "epoch": trained.epoch,
+            "losses": trained.losses,
+            "config": asdict(config),
+            "versions": versions(),
+            "times": trained.seconds,
+        }
+        write_json(folder / "results.json", results)
+        remove_checkpoint(folder, RESUME)
+    report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
     return results
 
 
-def new_folder(name: str) -> Path:
-    """A folder under runs/ that no other run has."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    return next(
-        p for p in (Path("runs") / f"{stem}{suffix}" for suffix in ("", *map("-{}".format, count(2)))) if not p.exists()
-    )
+def config_of(options: Options) -> Config:
+    """The preset or file, changed by the options and by --set."""
+    if options.preset and options.config:
+        raise UserError(f"preset, config: expected one of the two, got {options.preset} and {options.config}")
+    changes = parse_settings(options.settings)
+    given = {name: getattr(options, name) for name in FIELDS}
+    flags = {FIELDS[name]: value for name, value in given.items() if value is not None and value is not False}
+    if options.steps:
+        flags["noise.steps"] = parse_steps(options.steps)
+    if twice := sorted(flags.keys() & changes.keys()):
+        raise UserError(f"set: {twice[0]} is given by --set and by an option of its own; expected one of the two")
+    preset = options.preset or "paper"
+    if preset not in PRESETS:
+        raise UserError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
+    base = load_config(options.config) if options.config else PRESETS[preset]
+    config = override(base, {**flags, **changes})
+    if "noise.p" in flags and config.noise.kind != "impulse":
+        raise UserError(f"p: expected with impulse noise alone, got {options.p} with {config.noise.kind}")
+    if config.model.tokens == "batch" and not config.training.allow_leak:
+        raise UserError(
+            "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates; expected "
+            "--allow-leak to evaluate so all the same, or --set model.tokens=one"
+        )
+    return config
+
+
+def from_anywhere(config: Config) -> Config:
+    """The config with its data's path made absolute, to be written."""
+    if config.data.source == "synthetic":
+        return config
+    return replace(config, data=replace(config.data, source=str(Path(config.data.source).resolve())))
+
+
+def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state of the run that is taken up, whose config no other option may change."""
+    from .engine.checkpoint import RESUME, load_checkpoint
+
+    for field in fields(options):
+        if field.name not in ("resume", "device", "log_every") and getattr(options, field.name) != field.default:
+            raise UserError(f"resume: expected no --{field.name.replace('_', '-')} beside it: the run has its own")
+    folder = options.resume
+    assert folder is not None
+    if not (folder / f"{RESUME}.json").exists():
+        why = "which is finished" if (folder / "results.json").exists() else "where no state is saved"
+        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, {why}")
+    return load_checkpoint(folder, RESUME)
+
+
+def new_folder(out: Path | None, name: str) -> Path:
+    """The folder that --out names, or one under runs/ that no other run has."""
+    if out is None:
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+        candidates = (Path("runs") / f"{stem}{suffix}" for suffix in ("", *map("-{}".format, count(2))))
+        out = next(path for path in candidates if not path.exists())
+    if (out / "config.json").exists():
+        raise UserError(f"out: expected a new folder, got {out}, which holds a run")
+    return make_folder(out)
 
 
 def main() -> int:
     """The command."""
-    options = tyro.cli(
-        Options,
-        prog="python -m nmer_fast.train",
-        description="Train NMER under noisy modalities, then evaluate it under every condition.",
-    )
-    return fail_in_one_line(lambda: run(options))
+    return run_command("train", Options, run)
 
 
 if __name__ == "__main__":

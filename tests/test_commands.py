@@ -32,7 +32,7 @@ def test_train_then_evaluate(tmp_path):
     assert results["conditions"]["av"]["n"] == 24
     assert set(results["average6"]) == {"wa", "ua", "f1"}
     assert all(abs(snr + 20) < 1 for snr in results["snr_db"].values())
-    assert results["config"]["recipe"]["model"]["lambda_inv"] == 10
+    assert results["config"]["model"]["lambda_inv"] == 10
     assert results["versions"]["torch"]
     assert {"teacher", "compile", "train", "evaluate"} <= set(results["times"])
 
@@ -60,7 +60,8 @@ def test_steps_as_in_the_paper(tmp_path):
     options = train.Options(size=40, epochs=1, steps=("a=140", "v=60", "l=5"), out=tmp_path)
     results = train.run(options, quiet=True)
     assert results["snr_db"]["a"] < results["snr_db"]["v"] < results["snr_db"]["l"]
-    assert evaluate.run(evaluate.Options(tmp_path), quiet=True)[0]["steps"] == {"a": 140, "v": 60, "l": 5}
+    (point,) = evaluate.run(evaluate.Options(tmp_path), quiet=True).points
+    assert point.noise.steps == {"a": 140, "v": 60, "l": 5}
 
 
 def test_features_of_ones_own(tmp_path):
@@ -84,23 +85,51 @@ def test_features_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere.npz"], "nowhere.npz: expected a feature-set file"),
-        (["--snr", "-10", "--steps", "a=1", "v=1", "l=1"], "snr_db, steps: expected one of the two"),
-        (["--snr", "inf"], "snr: expected a finite number of decibels, got inf"),
-        (["--steps", "a=x"], "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=x'"),
-        (["--noise", "impulse", "--p", "2"], "p: expected a number from 0 to 1, got 2.0"),
-        (["--device", "quantum"], "device: expected one that is here, got 'quantum'"),
-        (["--epochs", "0"], "epochs: expected 1 or more, got 0"),
-        (["--out", "/proc/nowhere"], "out: expected a folder that can be written"),
-        (["--context", "-1"], "context: expected 0 or more"),
+        ("--data nowhere.npz", "nowhere.npz: expected a feature-set file"),
+        ("--data .", ".: expected an .npz of plain arrays (no objects), got: [Errno 21] Is a directory"),
+        ("--data mine.npz --size 40", "size, difficulty: expected with the synthetic data alone"),
+        ("--snr -10 --steps a=1 v=1 l=1", "snr, steps: expected one of the two"),
+        ("--snr inf", "noise.snr_db: expected a finite number, got inf"),
+        ("--steps a=x", "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=x'"),
+        ("--steps a=1 x=2", "steps: expected one each for a, v, l, got {'a': 1, 'x': 2}"),
+        ("--noise impulse --p 2", "noise.p: expected at most 1, got 2.0"),
+        ("--noise impulse --p 0", "p: expected above 0, got 0: no impulse noise has an SNR"),
+        ("--p 0.2", "p: expected with impulse noise alone, got 0.2 with gaussian"),
+        ("--noise pink", "noise.kind: expected 'gaussian', 'impulse', 'uniform', 'laplace' or 'missing', got 'pink'"),
+        ("--noise missing --snr -10", "snr, steps: expected neither with missing modalities"),
+        ("--snr-convention loud", "noise.snr_convention: expected 'exact' or 'paper', got 'loud'"),
+        ("--device quantum", "device: expected one that is here, got 'quantum'"),
+        ("--epochs 0", "training.epochs: expected at least 1, got 0"),
+        ("--epochs many", "--epochs: expected INT, got 'many'"),
+        ("--epoch", "Unrecognized options: --epoch"),
+        ("--out /proc/nowhere", "out: expected a folder that can be written"),
+        ("--context -1", "data.context: expected at least 0, got -1"),
+        ("--fold 2", "fold: expected none, the synthetic data has no folds, got 2"),
+        ("--select best", "select: expected a val split to choose the best epoch on, synthetic has none; use last"),
+        ("--select middle", "training.select: expected 'best' or 'last', got 'middle'"),
+        ("--log-every 0", "log-every: expected 1 or more steps, got 0"),
+        ("--preset mine", "preset: expected paper or released, got 'mine'"),
+        ("--preset paper --config c.json", "preset, config: expected one of the two"),
+        ("--config nowhere.json", "config: expected a file, got nowhere.json: No such file"),
+        ("--preset released", "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates"),
+        ("--set lr=1", "set: expected section.field=value, such as training.lr=2e-4, got 'lr=1'"),
+        ("--set training.speed=1", "training.speed: no such field; expected epochs, batch_size"),
+        ("--set model.classifier=[1", "set: model.classifier: expected JSON, got '[1'"),
+        ("--set training.epochs=3 --epochs 4", "set: training.epochs is given by --set and by an option of its own"),
+        ("--set model.heads=7", "model.heads: expected a divisor of the token's 768 dimensions, got 7"),
+        ("--size 30000000", "memory: synthetic data of 30000000 utterances would take about "),
+        ("--resume nowhere", "resume: expected the folder of a run that was stopped, got nowhere, where no state is saved"),
+        ("--resume nowhere --epochs 4", "resume: expected no --epochs beside it"),
     ],
-)
-def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train", "--size", "40", *arguments])
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments.split()])
     assert train.main() == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith(f"error: {message}")
     assert stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # nothing half-written
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
@@ -127,8 +156,8 @@ def test_evaluate_refuses_before_it_works(tmp_path):
     rng = np.random.default_rng(0)
     features = {m: rng.normal(size=(6, d)) for m, d in (("a", 130), ("v", 342), ("l", 1024))}
     np.savez(tmp_path / "test.npz", **features, label=np.arange(6) % 2, split=np.array(["test"] * 6))
-    (result,) = evaluate.run(evaluate.Options(tmp_path, data=str(tmp_path / "test.npz")), quiet=True)
-    assert result["conditions"]["all"]["n"] == 6
+    (point,) = evaluate.run(evaluate.Options(tmp_path, data=str(tmp_path / "test.npz")), quiet=True).points
+    assert point.evaluation.conditions["all"].n == 6
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -128,6 +129,17 @@ class FeatureSet:
     def dims(self) -> dict[str, int]:
         """Feature dimensions by modality."""
         return {name: ragged.dim for name, ragged in self.modalities.items()}
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of all that training reads: names, splits, labels, lengths and values."""
+        digest = hashlib.sha256(repr((list(self.modalities), self.class_names, list(self.splits))).encode())
+        tensors = [self.labels, *self.splits.values()]
+        for ragged in self.modalities.values():
+            tensors += [ragged.offsets, ragged.values]
+        for t in tensors:
+            digest.update(repr((t.dtype, t.shape)).encode())
+            digest.update(t.contiguous().numpy().data.cast("B") if t.numel() else b"")
+        return digest.hexdigest()
 
     def with_context(self, k: int) -> FeatureSet:
         """Each sample preceded by up to k samples before it in its group and split, joined into one sequence.

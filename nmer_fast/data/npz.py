@@ -17,13 +17,14 @@ from .featureset import SPLITS, FeatureSet, Ragged
 ABOUT = ("label", "label_names", "split", "id", "group", "position")
 
 
-def load_npz(path: str | Path) -> FeatureSet:
+def load_npz(path: str | Path, fold: int | None = None) -> FeatureSet:
     """Read a feature-set file.
 
     Args:
         path: an .npz with, for N samples, `label` int [N], `split` str [N] ('train', 'test', perhaps 'val'), for each
             modality m an array m [N, D] (sequences of one step) or [N, T, D] with `m_lengths` int [N], and perhaps
-            `label_names`, `id`, `group` and `position`.
+            `label_names`, `id`, `group` and `position`. `split` may be [N, folds], a column for each fold.
+        fold: which of the folds, from 1; by default the first.
 
     Raises:
         UserError: one line that names the file, the key and what was expected. Nothing is unpickled.
@@ -38,10 +39,10 @@ def load_npz(path: str | Path) -> FeatureSet:
         raise UserError(
             f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).partition(chr(10))[0]}"
         ) from None
-    return from_arrays(path.stem, arrays)
+    return from_arrays(path.stem, arrays, fold)
 
 
-def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSet:
+def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | None = None) -> FeatureSet:
     """A feature set from the file's arrays; messages begin with the name."""
     for key in ("label", "split"):
         if key not in arrays:
@@ -77,7 +78,7 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> FeatureSe
         modalities=modalities,
         labels=labels,
         class_names=names,
-        splits=_splits(name, arrays["split"], n),
+        splits=_splits(name, _fold(name, arrays["split"], fold), n),
         sample_names=sample_names,
         groups=_groups(name, arrays.get("group", np.full(n, "")), n),
         positions=_integers(name, "position", arrays.get("position", np.arange(n)), n),
@@ -110,6 +111,17 @@ def _integers(name: str, key: str, array: np.ndarray[Any, Any], n: int) -> Tenso
     if array.dtype.kind not in "iu" or array.shape != (n,):
         raise UserError(f"{name}: {key}: expected integers of shape [{n}], got {array.dtype} {list(array.shape)}")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _fold(name: str, split: np.ndarray[Any, Any], fold: int | None) -> np.ndarray[Any, Any]:
+    """The split of one fold."""
+    if split.ndim < 2:
+        if fold is not None:
+            raise UserError(f"{name}: fold: expected none, split holds one fold, got {fold}")
+        return split
+    if not 1 <= (fold or 1) <= split.shape[1]:
+        raise UserError(f"{name}: fold: expected 1 to {split.shape[1]}, got {fold}")
+    return split[:, (fold or 1) - 1]
 
 
 def _splits(name: str, array: np.ndarray[Any, Any], n: int) -> dict[str, Tensor]:

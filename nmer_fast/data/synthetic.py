@@ -16,6 +16,7 @@ from .featureset import FeatureSet, Ragged
 
 CLASSES = {"happy": 1636, "angry": 1103, "sad": 1084, "neutral": 1708}
 DIMS = {"a": 130, "v": 342, "l": 1024}
+DEFAULT_SIZE = 850
 STEPS = {"a": 1.0, "v": 0.9, "l": 0.8}  # of the utterance's length
 FACTOR = 8  # dimensions of each factor
 NUISANCE = 16  # directions that vary and say nothing
@@ -28,7 +29,7 @@ DECAY = 0.6  # of energy from each direction of a factor to the next
 RESIDUAL = 0.03  # isotropic energy beside 1 for the factors and 1 for the nuisance
 
 
-def synthetic(size: int = 850, difficulty: float = 1.0) -> FeatureSet:
+def synthetic(size: int = DEFAULT_SIZE, difficulty: float = 1.0) -> FeatureSet:
     """Make the corpus.
 
     Args:

@@ -18,14 +18,18 @@ class Batches:
         data: the set; a sample's id, which its noise depends on, is its row.
         device: where batches go.
         size: samples in a batch, at most.
+        padding: count a batch's padding as valid steps of every present sample, so that it is noised and read, as in
+            the paper's released code; a sample's result then depends on the batch's longest.
     """
 
-    def __init__(self, data: FeatureSet, device: torch.device, size: int) -> None:
-        self.data, self.device, self.size = data, device, size
+    def __init__(self, data: FeatureSet, device: torch.device, size: int, *, padding: bool = False) -> None:
+        self.data, self.device, self.size, self.padding = data, device, size, padding
 
     def of(self, rows: Tensor, *, rng: Tensor | None = None, targets: Targets | None = None) -> Batch:
         """These rows; `targets` are of all rows of the set, in order."""
         padded = {name: ragged.padded(rows) for name, ragged in self.data.modalities.items()}
+        if self.padding:
+            padded = {name: (x, (lengths > 0) * x.shape[1]) for name, (x, lengths) in padded.items()}
         chosen = rows.to(self.device)
         return Batch(
             features={name: x.to(self.device) for name, (x, _) in padded.items()},
@@ -41,12 +45,17 @@ class Batches:
         for part in self.split(rows):
             yield self.of(part)
 
-    def shuffled(self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None) -> Iterator[Batch]:
-        """All rows in an order that seed and epoch decide; the noise of (seed, epoch) comes with them."""
+    def shuffled(
+        self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None, *, first: int = 0
+    ) -> Iterator[Batch]:
+        """All rows in an order that seed and epoch decide; the noise of (seed, epoch) comes with them.
+
+        `first` skips that many batches.
+        """
         generator = torch.Generator().manual_seed((seed << 20 ^ epoch) % 2**63)
         rows = rows[torch.randperm(len(rows), generator=generator)]
         rng = torch.tensor([seed, epoch], device=self.device)
-        for part in self.split(rows):
+        for part in self.split(rows)[first:]:
             yield self.of(part, rng=rng, targets=targets)
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:

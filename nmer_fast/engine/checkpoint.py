@@ -1,7 +1,8 @@
-"""Checkpoints: weights in safetensors, the rest in JSON, written atomically.
+"""Checkpoints: tensors in safetensors, the rest in JSON, written atomically.
 
-The JSON names its weights file and that file's checksum, and is replaced last in one step: at any moment the folder
-holds one whole checkpoint, the old one or the new one.
+A run's folder holds `checkpoint`, the trained model, and while training is not over `resume`, its whole state. The JSON
+its tensors' file and that file's checksum, and is replaced last in one step: at any moment the folder holds one whole
+checkpoint of each name, the old one or the new one.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError
 
-VERSION = 1
-NAME = "checkpoint.json"
+VERSION = 2
+MODEL, RESUME = "checkpoint", "resume"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -40,41 +41,51 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Save tensors and JSON state to a folder.
+def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Save tensors and JSON state to a folder under a name.
 
     Returns:
         the path of the JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    content = save({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
-    weights = folder / f"weights-{digest[:16]}.safetensors"
-    write_atomically(weights, content)
-    write_json(folder / NAME, {"version": VERSION, "weights": weights.name, "sha256": digest, **state})
-    for old in folder.glob("weights-*.safetensors"):
-        if old != weights:
+    file = folder / f"{name}-{digest[:16]}.safetensors"
+    write_atomically(file, content)
+    path = folder / f"{name}.json"
+    write_json(path, {"version": VERSION, "tensors": file.name, "sha256": digest, **state})
+    for old in folder.glob(f"{name}-*.safetensors"):
+        if old != file:
             old.unlink()
-    return folder / NAME
+    return path
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def remove_checkpoint(folder: Path, name: str) -> None:
+    """Remove a checkpoint, its JSON first."""
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    for file in folder.glob(f"{name}-*.safetensors"):
+        file.unlink()
+
+
+def load_checkpoint(path: Path, name: str = MODEL) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load a checkpoint from its folder or JSON.
 
     Raises:
         UserError: one line, if it is missing, damaged or of another version.
     """
-    path = path / NAME if path.is_dir() else path
+    path = path / f"{name}.json" if path.is_dir() else path
     try:
         state = json.loads(path.read_text())
         if not isinstance(state, dict) or state.get("version") != VERSION:
             found = state.get("version") if isinstance(state, dict) else None
             raise UserError(f"{path}: expected a checkpoint of version {VERSION}, got version {found}")
-        weights = path.with_name(state["weights"])
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != state["sha256"]:
-            raise UserError(f"{weights}: expected the checksum in {path.name}, got another: the file is damaged")
-        return load_file(weights), state
+        content = path.with_name(state["tensors"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != state["sha256"]:
+            raise UserError(f"{path}: expected the checksum of {state['tensors']}, got another: the file is damaged")
+        return load(content), state
     except OSError as error:
         raise UserError(f"{path}: expected a checkpoint, got: {error.strerror}: {error.filename}") from None
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: expected a checkpoint's JSON, got: {error}") from None

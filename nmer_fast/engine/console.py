@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .evaluation import Evaluation
+from .evaluation import METRICS, Evaluation
 
 Advance = Callable[[int, str], None]
 """Called with samples done and a note; once each epoch."""
@@ -28,10 +28,14 @@ class Report:
         """One line of text, as it is."""
         self.console.print(text, markup=False)
 
+    def print(self, table: Table) -> None:
+        """A table."""
+        self.console.print(table)
+
     @contextmanager
-    def epochs(self, title: str, total: int) -> Iterator[Advance]:
-        """Progress over epochs with loss, speed and time left."""
-        start, done, samples = time.perf_counter(), 0, 0
+    def epochs(self, title: str, total: int, first: int = 0) -> Iterator[Advance]:
+        """Progress over epochs, from the first on, with loss, speed and time left."""
+        start, done, samples = time.perf_counter(), first, 0
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,7 +43,7 @@ class Report:
             TextColumn("{task.fields[note]}"),
         )
         bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total, completed=first, note="")
 
         def advance(count: int, note: str) -> None:
             nonlocal done, samples
@@ -48,7 +52,7 @@ class Report:
             text = f"{note}  {samples / elapsed:,.0f} samples/s"
             bar.update(task, advance=1, note=text)
             if not self.console.is_terminal and (done == total or done % max(total // 10, 1) == 0):
-                left = elapsed / done * (total - done)
+                left = elapsed / (done - first) * (total - done)
                 self.line(f"{title} {done}/{total}  {text}  {left:.0f} s left")
 
         with bar:
@@ -59,15 +63,20 @@ class Report:
         table = Table(title=title, title_justify="left", caption_justify="left")
         for column in ("clean", "WA %", "UA %", "F1 %", "n"):
             table.add_column(column, justify="left" if column == "clean" else "right")
-        conditions = evaluation.conditions
-        for name, s in conditions.items():
-            if name == "none":
-                average = evaluation.average
-                cells = (f"{100 * average[metric]:.2f}" for metric in ("wa", "ua", "f1"))
-                table.add_section()
-                table.add_row(f"average of {len(conditions) - 2 or 1}", *cells, "")
-                table.add_section()
-            table.add_row(name, *(f"{100 * value:.2f}" for value in (s.wa, s.ua, s.f1)), str(s.n))
+        complete = [name for name in ("none", "all") if name in evaluation.conditions]
+        partial = [name for name in evaluation.conditions if name not in complete]
+
+        def add(name: str, metrics: Mapping[str, float], n: str) -> None:
+            table.add_row(name, *(f"{100 * metrics[metric]:.2f}" for metric in METRICS), n)
+
+        for name in partial:
+            add(name, vars(evaluation.conditions[name]), str(evaluation.conditions[name].n))
+        if evaluation.average:
+            table.add_section()
+            add(f"average of {len(partial) or 1}", evaluation.average, "")
+            table.add_section()
+        for name in complete:
+            add(name, vars(evaluation.conditions[name]), str(evaluation.conditions[name].n))
         realised = "  ".join(f"{name} {snr:.2f}" for name, snr in evaluation.snr_db.items())
         table.caption = f"realised SNR, dB: {realised}"
         self.console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -15,11 +16,16 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from ..models import NMER
+from ..errors import UserError
+from ..models import NMER, Batch
 from ..noise import NoiseScheduler
 from .batches import Batches
 
+Predict = Callable[[Batch, dict[str, Tensor], Tensor], Tensor]
+"""From a clean batch, its noisy features, and which modalities are noisy, bool [C, M], to logits [C, B, classes]."""
+
 DRAW = 2**31  # training draws are epochs, from 0 up
+METRICS = ("wa", "ua", "f1")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by condition, their average over the incomplete ones, and the SNR that the noise really had."""
+    """Scores by condition, their average over the incomplete ones (if any), and the SNR that the noise really had."""
 
     conditions: dict[str, Scores]
     average: dict[str, float]
@@ -68,14 +74,61 @@ def score(predicted: Tensor, labels: Tensor, classes: int) -> Scores:
     )
 
 
-@torch.no_grad()
-def evaluate(model: NMER, batches: Batches, rows: Tensor, scheduler: NoiseScheduler, seed: int) -> Evaluation:
-    """Evaluate under all conditions; each modality is encoded twice, clean and noisy, and reused."""
+def evaluate(
+    model: NMER,
+    batches: Batches,
+    rows: Tensor,
+    scheduler: NoiseScheduler,
+    seed: int,
+    *,
+    conditions: Sequence[str] | None = None,
+    allow_leak: bool = False,
+) -> Evaluation:
+    """Evaluate a system under all conditions, or some; it is left in eval mode.
+
+    Raises:
+        UserError: an unknown condition, or a system whose predictions depend on batch mates and no `allow_leak`.
+    """
+    if model.leaks and not allow_leak:
+        raise UserError(
+            "tokens: in evaluation, model.tokens=batch lets a prediction depend on its batch mates; expected "
+            "--allow-leak, or a model of other tokens"
+        )
+    return measure(of_system(model), batches, rows, scheduler, seed, conditions)
+
+
+def of_system(model: NMER) -> Predict:
+    """Each modality is encoded twice, clean and noisy, and reused in all conditions."""
     model.eval()
-    conditions = scheduler.conditions
+
+    def predict(batch: Batch, noisy: dict[str, Tensor], is_noisy: Tensor) -> Tensor:
+        clean = model.encode(batch.features, batch.lengths)
+        noised = model.encode(noisy, batch.lengths)
+        chosen = [torch.where(row[:, None, None], noised, clean) for row in is_noisy]
+        return torch.stack([model.fuse(encoded, batch).logits for encoded in chosen])
+
+    return predict
+
+
+@torch.no_grad()
+def measure(
+    predict: Predict,
+    batches: Batches,
+    rows: Tensor,
+    scheduler: NoiseScheduler,
+    seed: int,
+    conditions: Sequence[str] | None = None,
+) -> Evaluation:
+    """Every sample under every condition named (by default all), with the same noise in all of them."""
+    known = scheduler.conditions
+    names = list(conditions or known.names)
+    try:
+        is_noisy = scheduler.noisy_of_condition[[known.index(name) for name in names]]
+    except ValueError as error:
+        raise UserError(str(error)) from None
     rng = torch.tensor([seed, DRAW], device=batches.device)
     predicted: list[Tensor] = []
-    stats = torch.zeros(len(conditions.modalities), 4, dtype=torch.float64, device=batches.device)
+    stats = torch.zeros(len(known.modalities), 5, dtype=torch.float64, device=batches.device)
     for batch in batches.in_order(rows):
         noised = scheduler(
             batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=rng, condition="none",
@@ -83,14 +136,11 @@ def evaluate(model: NMER, batches: Batches, rows: Tensor, scheduler: NoiseSchedu
         )  # fmt: skip
         assert noised.stats is not None
         stats += noised.stats
-        clean = model.encode(batch.features, batch.lengths)
-        noisy = model.encode(noised.features, batch.lengths)
-        chosen = [torch.where(row[:, None, None], noisy, clean) for row in scheduler.noisy_of_condition]
-        predicted.append(torch.stack([model.fuse(encoded, batch).logits.argmax(1) for encoded in chosen]))
+        predicted.append(predict(batch, noised.features, is_noisy).argmax(2))
     labels = batches.data.labels[rows]
     by_condition = torch.cat(predicted, dim=1).cpu()
     classes = len(batches.data.class_names)
-    scores = {name: score(row, labels, classes) for name, row in zip(conditions.names, by_condition, strict=True)}
-    incomplete = [scores[name] for name in conditions.names[: conditions.incomplete]]
-    average = {metric: fmean(getattr(s, metric) for s in incomplete) for metric in ("wa", "ua", "f1")}
+    scores = {name: score(row, labels, classes) for name, row in zip(names, by_condition, strict=True)}
+    incomplete = [scores[name] for name in known.names[: known.incomplete] if name in scores]
+    average = {metric: fmean(getattr(s, metric) for s in incomplete) for metric in METRICS} if incomplete else {}
     return Evaluation(scores, average, scheduler.realised_snr_db(stats.cpu()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,19 +11,26 @@ from typing import Any
 
 import torch
 
+from ..config import Config, DataConfig, NoiseConfig, from_dict
 from ..data import FeatureSet, Standardiser, load_npz, synthetic
+from ..data.synthetic import DEFAULT_SIZE
 from ..errors import UserError
-from ..models import NMER, NMERConfig
-from ..noise import NoiseScheduler
-from .checkpoint import load_checkpoint, save_checkpoint
-from .trainer import Recipe, Trained
+from ..models import NMER
+from ..noise import NoiseSchedule, NoiseScheduler
+from .checkpoint import MODEL, load_checkpoint, save_checkpoint
+from .fit import part
+from .memory import check_file, check_synthetic
+from .trainer import Trained
 
 
-def load_data(source: str, size: int | None, difficulty: float) -> FeatureSet:
-    """The data set that --data names."""
-    if source == "synthetic":
-        return synthetic(difficulty=difficulty) if size is None else synthetic(size, difficulty)
-    return load_npz(source)
+def load_data(config: DataConfig) -> FeatureSet:
+    """The data set of a config, if it fits into memory."""
+    if config.source == "synthetic":
+        size = config.size or DEFAULT_SIZE
+        check_synthetic(size)
+        return synthetic(size, config.difficulty)
+    check_file(Path(config.source))
+    return load_npz(config.source, config.fold)
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,35 +45,29 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def make_scheduler(
-    variances: Mapping[str, float],
-    *,
-    noise: str,
-    snr: float | None,
-    steps: Mapping[str, int] | None,
-    p: float,
-    snr_convention: str,
-    seed: int,
-) -> NoiseScheduler:
-    """The command line's noise; errors are the user's."""
-    if snr is not None and not math.isfinite(snr):
-        raise UserError(f"snr: expected a finite number of decibels, got {snr}")
+def make_scheduler(variances: Mapping[str, float], noise: NoiseConfig, seed: int) -> NoiseScheduler:
+    """A config's noise; errors are the user's."""
     try:
         return NoiseScheduler(
-            variances, snr_db=snr, steps=steps, kind=noise, p=p, snr_convention=snr_convention, seed=seed
-        )
+            variances, snr_db=noise.snr_db, steps=noise.steps, kind=noise.kind, p=noise.p,
+            snr_convention=noise.snr_convention, seed=seed,
+            schedule=NoiseSchedule(noise.schedule, noise.beta_start, noise.beta_end, noise.length),
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def save_run(
-    folder: Path,
-    trained: Trained,
-    data: FeatureSet,
-    standardiser: Standardiser,
-    recipe: Recipe,
-    options: Mapping[str, Any],
-) -> Path:
+def check_fits(data: FeatureSet, config: Config) -> NMER:
+    """Refuse what config and data together make impossible; the model without memory, on the meta device."""
+    if config.training.select == "best" and "val" not in data.splits:
+        raise UserError(f"select: expected a val split to choose the best epoch on, {data.name} has none; use last")
+    if config.model.classifier_batch_norm and min(len(data.splits["train"]), config.training.batch_size) < 2:
+        raise UserError("model.classifier_batch_norm: expected batches of 2 or more training samples, got 1")
+    with torch.device("meta"):
+        return NMER(data.dims, len(data.class_names), config.model)
+
+
+def save_run(folder: Path, trained: Trained, data: FeatureSet, standardiser: Standardiser, config: Config) -> Path:
     """The checkpoint: weights and standardisation, and all that evaluation needs to know."""
     tensors = {f"model.{name}": t for name, t in trained.model.state_dict().items()}
     for name in data.modalities:
@@ -76,27 +76,31 @@ def save_run(
         "system": "nmer",
         "data": {"name": data.name, "dims": data.dims, "class_names": data.class_names},
         "variances": standardiser.variances,
-        "recipe": asdict(recipe),
-        "options": dict(options),
+        "config": asdict(config),
         "epoch": trained.epoch,
         "versions": versions(),
     }
-    return save_checkpoint(folder, tensors, state)
+    return save_checkpoint(folder, MODEL, tensors, state)
 
 
-def load_run(path: Path, device: torch.device) -> tuple[NMER, Standardiser, dict[str, Any]]:
-    """The model (in eval mode), its standardisation, and the checkpoint's state."""
+def load_run(path: Path, device: torch.device) -> tuple[NMER, Standardiser, Config, dict[str, Any]]:
+    """The model (in eval mode), its standardisation, its config, and the checkpoint's state.
+
+    Raises:
+        UserError: one line, if the checkpoint is missing, damaged, or not of this model.
+    """
     tensors, state = load_checkpoint(path)
-    dims, classes = state["data"]["dims"], len(state["data"]["class_names"])
-    model = NMER(dims, classes, NMERConfig(**state["recipe"]["model"]))
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    model.load_state_dict(weights)
-    standardiser = Standardiser(
-        mean={name: tensors[f"mean.{name}"] for name in dims},
-        std={name: tensors[f"std.{name}"] for name in dims},
-        variances=state["variances"],
-    )
-    return model.to(device).eval(), standardiser, state
+    try:
+        config = from_dict(state["config"], f"{path}: ")
+        dims, classes = state["data"]["dims"], len(state["data"]["class_names"])
+        model = NMER(dims, classes, config.model)
+        model.load_state_dict(part(tensors, "model."))
+        mean, std = part(tensors, "mean."), part(tensors, "std.")
+        standardiser = Standardiser({m: mean[m] for m in dims}, {m: std[m] for m in dims}, state["variances"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: expected a checkpoint of a whole NMER, got one that does not fit: {reason}") from None
+    return model.to(device).eval(), standardiser, config, state
 
 
 def versions() -> dict[str, str]:

@@ -3,97 +3,148 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..config import Config
 from ..data import FeatureSet
-from ..errors import UserError
-from ..models import NMER, Batch, NMERConfig, Output, Targets, Teacher
+from ..models import NMER, Batch, Output, Targets, Teacher
 from ..noise import NoiseScheduler
 from .batches import Batches
 from .console import Report
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
+from .fit import Fit, part
+from .log import Log
+from .saving import Saver
+from .stopping import StopRequest
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; the defaults are the paper's (section 3.3), the teacher's those of the released code.
-
-    Attributes:
-        epochs: of NMER.
-        batch_size: samples.
-        lr: of AdamW; constant for half of the epochs, then linear to 0.
-        teacher_epochs: on complete data, half at teacher_lr and half on the way to 0.
-        teacher_lr: of AdamW.
-        teacher_clip: largest gradient norm of the teacher.
-        teacher_lambda_cmd: weight of the distance between its modalities' invariant features.
-        seed: of weights, order, dropout, noise and conditions.
-        compile: compile the step as one graph.
-        model: NMER's sizes and loss weights.
-    """
-
-    epochs: int = 60
-    batch_size: int = 128
-    lr: float = 1e-4
-    teacher_epochs: int = 20
-    teacher_lr: float = 2e-4
-    teacher_clip: float = 0.5
-    teacher_lambda_cmd: float = 0.01
-    seed: int = 0
-    compile: bool = False
-    model: NMERConfig = field(default_factory=NMERConfig)
+Saved = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""Tensors and JSON of a run's state."""
 
 
 @dataclass
 class Trained:
-    """What training leaves: the model at the kept epoch, which one that was, losses by epoch, seconds by phase."""
+    """What training leaves: the model at the kept epoch, which one that was, losses by epoch, seconds by phase.
+
+    `steps` is how many the model took in all.
+    """
 
     model: NMER
     epoch: int
     losses: list[dict[str, float]]
     seconds: dict[str, float]
+    steps: int
 
 
-def train(data: FeatureSet, scheduler: NoiseScheduler, recipe: Recipe, device: torch.device, report: Report) -> Trained:
+def train(
+    data: FeatureSet,
+    scheduler: NoiseScheduler,
+    config: Config,
+    device: torch.device,
+    report: Report,
+    *,
+    folder: Path | None = None,
+    log: Log | None = None,
+    request: StopRequest | None = None,
+    state: Mapping[str, Any] | None = None,
+    saved: Saved | None = None,
+) -> Trained:
     """Train NMER on a standardised set.
 
-    With a val split the epoch of best average UA on it is kept, without one the last.
+    Args:
+        data: standardised.
+        scheduler: of the noise, on the device.
+        config: model and training.
+        device: to train on.
+        report: prints progress.
+        folder: where the whole state is saved now and then; nowhere by default.
+        log: of scalars.
+        request: set from outside to stop after the step at hand.
+        state: JSON that is saved with the state.
+        saved: a state to go on from, to the bits that an uninterrupted run gives.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: a loss is no longer finite, or the config does not fit the data.
+        Stopped: on request.
     """
-    torch.manual_seed(recipe.seed)
-    classes, batches = len(data.class_names), Batches(data, device, recipe.batch_size)
+    training, log = config.training, log or Log(None)
+    torch.manual_seed(training.seed)
+    classes = len(data.class_names)
+    batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
+    saver = Saver(folder, request or StopRequest(), state or {}, device)
+    phase = saved[1]["fit"]["name"] if saved else None
+
+    teacher = Teacher(data.dims, classes, config.model, training.teacher_lambda_cmd).to(device)
+    fit = teacher_fit(teacher, batches, config)
+    if saved and phase == "nmer":
+        teacher.load_state_dict(part(saved[0], "teacher."))
+    else:
+        if saved:
+            fit.load(*_of_fit(saved))
+            saver.restore_generators(saved[0])
+        fit.run(report, log, saver)
     start = time.perf_counter()
-    teacher = train_teacher(
-        Teacher(data.dims, classes, recipe.model.dropout, recipe.teacher_lambda_cmd).to(device),
-        batches,
-        recipe,
-        report,
-    )
     targets = teacher_targets(teacher, batches)
-    seconds = {"teacher": time.perf_counter() - start}
-    model = NMER(data.dims, classes, recipe.model).to(device)
+    saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
+    seconds = {"teacher": fit.seconds + time.perf_counter() - start}
+
+    model = NMER(data.dims, classes, config.model).to(device)
     model.encoders.load_state_dict(teacher.encoders.state_dict())  # as in the released code; the paper does not say
-
-    def plain(batch: Batch) -> Output:
-        noised = scheduler(batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=batch.rng)
-        noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
-        return model(noisy)
-
-    step = compiled(plain) if recipe.compile else plain
-    if recipe.compile:
-        seconds["compile"] = _warm_up(step, model, batches, targets, recipe)
+    step = noisy_step(model, scheduler, config, device)
+    if training.compile:
+        step = compiled(step)
+        seconds["compile"] = _warm_up(step, model, batches, targets, training.seed)
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
-    start = time.perf_counter()
-    epoch, losses = _epochs(step, model, batches, targets, scheduler, recipe, report)
-    seconds["train"] = time.perf_counter() - start
-    return Trained(model, epoch, losses, seconds)
+    fit = Fit(
+        "nmer", model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
+        targets=targets, validate=_validator(model, batches, scheduler, config),
+        realised_snr_db=scheduler.realised_snr_db,
+    )  # fmt: skip
+    if saved and phase == "nmer":
+        fit.load(*_of_fit(saved))
+        saver.restore_generators(saved[0])
+    else:
+        saver.save(fit)
+    fit.run(report, log, saver)
+    seconds["train"] = fit.seconds
+    return Trained(model, fit.kept, fit.history, seconds, fit.epochs * fit.steps)
+
+
+def _of_fit(saved: Saved) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    return saved[0], saved[1]["fit"]
+
+
+def noisy_step(
+    model: NMER, scheduler: NoiseScheduler, config: Config, device: torch.device
+) -> Callable[[Batch], Output]:
+    """From clean batches to losses: noise of the batch's seed and draw, then the model."""
+
+    def step(batch: Batch) -> Output:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
+            noised = scheduler(
+                batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=batch.rng, return_stats=True
+            )
+            noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
+            output = model(noisy)
+        return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
+
+    return step
+
+
+def _validator(model: NMER, batches: Batches, scheduler: NoiseScheduler, config: Config) -> Callable[[], Any] | None:
+    """Evaluation on the val split, if there is one."""
+    rows = batches.data.splits.get("val")
+    if rows is None:
+        return None
+    training = config.training
+    return lambda: evaluate(model, batches, rows, scheduler, training.seed, allow_leak=training.allow_leak)
 
 
 def compiled(step: Callable[[Batch], Output]) -> Callable[[Batch], Output]:
@@ -129,96 +180,36 @@ def all_sizes_differ(batch: Batch) -> Batch:
     return replace(batch, features=features)
 
 
-def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, targets: Targets, recipe: Recipe) -> float:
+def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, targets: Targets, seed: int) -> float:
     """Compile forward and backward on one batch, changing nothing; the seconds that took."""
     start = time.perf_counter()
     model.train()
     rows = batches.data.splits["train"]
-    batch = all_sizes_differ(next(batches.shuffled(rows, recipe.seed, 0, targets)))
+    batch = all_sizes_differ(next(batches.shuffled(rows, seed, 0, targets)))
+    buffers = {name: t.clone() for name, t in model.named_buffers()}  # BatchNorm's statistics
     with torch.random.fork_rng():
         step(batch).losses["total"].backward()
     model.zero_grad(set_to_none=True)
+    model.load_state_dict(buffers, strict=False)
     return time.perf_counter() - start
 
 
-def train_teacher(teacher: Teacher, batches: Batches, recipe: Recipe, report: Report) -> Teacher:
-    """Train on complete data, then freeze."""
-    rows = batches.data.splits["train"]
-    optimizer = torch.optim.AdamW(teacher.parameters(), lr=recipe.teacher_lr, fused=True)
-    schedule = half_then_linear(optimizer, recipe.teacher_epochs)
-    with report.epochs("teacher", recipe.teacher_epochs) as advance:
-        for epoch in range(recipe.teacher_epochs):
-            teacher.train()
-            total = torch.zeros((), device=batches.device)
-            for batch in batches.shuffled(rows, recipe.seed, epoch):
-                optimizer.zero_grad(set_to_none=True)
-                loss = teacher(batch).losses["total"]
-                loss.backward()
-                nn.utils.clip_grad_norm_(teacher.parameters(), recipe.teacher_clip)
-                optimizer.step()
-                total += loss.detach()
-            schedule.step()
-            mean = check_finite("teacher", epoch, {"total": total / batches.count(rows)})
-            advance(len(rows), f"loss {mean['total']:.3f}")
-    return teacher.eval().requires_grad_(False)
+def teacher_fit(teacher: Teacher, batches: Batches, config: Config) -> Fit:
+    """The teacher's training, on complete data."""
+    training, device = config.training, batches.device
+
+    def step(batch: Batch) -> Output:
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
+            return teacher(batch)
+
+    return Fit(
+        "teacher", teacher, step, batches, training,
+        epochs=training.teacher_epochs, lr=training.teacher_lr, clip=training.teacher_clip,
+    )  # fmt: skip
 
 
 def teacher_targets(teacher: Teacher, batches: Batches) -> Targets:
-    """The teacher's targets of every row of the set, made once."""
+    """The trained teacher's targets of every row of the set, made once."""
+    teacher.eval()
     parts = [teacher.targets(batch) for batch in batches.in_order(torch.arange(len(batches.data)))]
     return Targets(torch.cat([t.joint for t in parts]), torch.cat([t.invariant for t in parts]))
-
-
-def _epochs(
-    step: Callable[[Batch], Output],
-    model: NMER,
-    batches: Batches,
-    targets: Targets,
-    scheduler: NoiseScheduler,
-    recipe: Recipe,
-    report: Report,
-) -> tuple[int, list[dict[str, float]]]:
-    """All epochs; leaves the kept epoch's weights in the model, and returns its number (from 1) and all losses."""
-    splits = batches.data.splits
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, fused=True)
-    schedule = half_then_linear(optimizer, recipe.epochs)
-    best, kept, weights, history = -1.0, recipe.epochs, None, []
-    with report.epochs("nmer", recipe.epochs) as advance:
-        for epoch in range(recipe.epochs):
-            model.train()
-            totals: dict[str, Tensor] = {}
-            for batch in batches.shuffled(splits["train"], recipe.seed, epoch, targets):
-                optimizer.zero_grad(set_to_none=True)
-                losses = step(batch).losses
-                losses["total"].backward()
-                optimizer.step()
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0.0) + value.detach()
-            schedule.step()
-            steps = batches.count(splits["train"])
-            history.append(check_finite("nmer", epoch, {name: value / steps for name, value in totals.items()}))
-            note = f"loss {history[-1]['total']:.3f}"
-            if "val" in splits:
-                result: Evaluation = evaluate(model, batches, splits["val"], scheduler, recipe.seed)
-                note += f"  val UA {100 * result.average['ua']:.2f} %"
-                if result.average["ua"] > best:
-                    best, kept = result.average["ua"], epoch + 1
-                    weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
-            advance(len(splits["train"]), note)
-    if weights is not None:
-        model.load_state_dict(weights)
-    return kept, history
-
-
-def half_then_linear(optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate's factor: 1 for the first half of the epochs, then linear to 0."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: min(1.0, 2 * (1 - epoch / epochs)))
-
-
-def check_finite(what: str, epoch: int, losses: dict[str, Tensor]) -> dict[str, float]:
-    """Losses as floats; read once an epoch, so that no step waits for the device."""
-    values = {name: value.item() for name, value in losses.items()}
-    for name, value in values.items():
-        if value != value or abs(value) == float("inf"):
-            raise UserError(f"{what}: the loss '{name}' became {value} in epoch {epoch + 1}; expected a finite number")
-    return values

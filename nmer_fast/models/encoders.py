@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..config import NMERConfig
 
 HIDDEN = 128
 TEXT = ("l", "text", "lexical", "language")  # modalities read by a TextCNN; all others by an LSTM
@@ -76,9 +77,10 @@ class Encoders(nn.Module):
     Args:
         dims: feature dimensions by modality.
         dropout: of the TextCNNs.
+        shared: the network behind all invariant encoders: "linear", or "two_leaky" layers.
     """
 
-    def __init__(self, dims: Mapping[str, int], dropout: float) -> None:
+    def __init__(self, dims: Mapping[str, int], dropout: float, shared: str = "linear") -> None:
         super().__init__()
         self.modalities = tuple(dims)
 
@@ -87,7 +89,15 @@ class Encoders(nn.Module):
 
         self.specific = nn.ModuleList(encoder(name, dim) for name, dim in dims.items())
         self.invariant = nn.ModuleList(encoder(name, dim) for name, dim in dims.items())
-        self.shared = nn.Linear(HIDDEN, HIDDEN)
+        self.shared = nn.Linear(HIDDEN, HIDDEN) if shared == "linear" else self._two_leaky()
+
+    @staticmethod
+    def _two_leaky() -> nn.Module:
+        return nn.Sequential(*(layer for _ in range(2) for layer in (nn.Linear(HIDDEN, HIDDEN), nn.LeakyReLU())))
+
+    def parts(self) -> list[nn.Module]:
+        """The sub-networks whose gradients are clipped apart."""
+        return [*self.specific, *self.invariant, self.shared]
 
     def forward(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
         """Encode all modalities: [B, M, 2, 128], h' in [:, :, 0] and H' in [:, :, 1]; zeros where absent."""
@@ -100,11 +110,14 @@ class Encoders(nn.Module):
 
 
 class Classifier(nn.Sequential):
-    """Three linear layers of 384, 128 and the classes (paper, section 3.3), with ReLU and dropout between."""
+    """Linear layers with ReLU, perhaps BatchNorm, and dropout between them; 384, 128, classes in the paper (3.3)."""
 
-    def __init__(self, inputs: int, classes: int, dropout: float) -> None:
-        super().__init__(
-            *(nn.Linear(inputs, 384), nn.ReLU(), nn.Dropout(dropout)),
-            *(nn.Linear(384, 128), nn.ReLU(), nn.Dropout(dropout)),
-            nn.Linear(128, classes),
-        )
+    def __init__(self, inputs: int, classes: int, config: NMERConfig) -> None:
+        layers: list[nn.Module] = []
+        for width in config.classifier:
+            layers += [nn.Linear(inputs, width), nn.ReLU()]
+            if config.classifier_batch_norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.Dropout(config.classifier_dropout))
+            inputs = width
+        super().__init__(*layers, nn.Linear(inputs, classes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -48,7 +48,9 @@ class Output:
     Attributes:
         logits: [B, classes].
         losses: scalars by name; "total" is what is minimised. Empty in evaluation.
+        watched: tensors by name that are logged and never minimised.
     """
 
     logits: Tensor
     losses: dict[str, Tensor]
+    watched: dict[str, Tensor] = field(default_factory=dict)

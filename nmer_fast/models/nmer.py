@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..config import NMERConfig
+from ..errors import UserError
 from .encoders import HIDDEN, Classifier, Encoders
 from .interface import Batch, Output
 
 LATENT_STREAM = 240  # of the noise contract
-
-
-@dataclass(frozen=True)
-class NMERConfig:
-    """NMER's sizes and loss weights; the defaults are the paper's (section 3.3).
-
-    Attributes:
-        latent: dimensions of z; 64 in the released code, the paper gives none.
-        layers: of the VAE's Transformer encoder.
-        feedforward: its feed-forward width; 128 in the released code, the paper gives none.
-        dropout: everywhere.
-        lambda_gen: weight of L_KL + L_MSE.
-        lambda_inv: weight of L_inv.
-        lambda_cls: weight of the cross-entropy.
-    """
-
-    latent: int = 64
-    layers: int = 5
-    feedforward: int = 128
-    dropout: float = 0.5
-    lambda_gen: float = 1.0
-    lambda_inv: float = 10.0
-    lambda_cls: float = 1.0
 
 
 class OneTokenLayer(nn.Module):
@@ -73,25 +51,45 @@ class NMER(nn.Module):
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NMERConfig()
-        joint, dropout = HIDDEN * len(dims), config.dropout  # 384 for three modalities
-        self.encoders = Encoders(dims, dropout)
-        self.vae_encoder = nn.Sequential(
-            *(OneTokenLayer(2 * joint, config.feedforward, dropout) for _ in range(config.layers))
-        )
+        joint, dropout = HIDDEN * len(dims), config.transformer_dropout  # joint is 384 for three modalities
+        self.encoders = Encoders(dims, config.dropout, config.shared)
+        width = HIDDEN if config.tokens == "modality" else 2 * joint
+
+        def layer() -> nn.Module:
+            if config.tokens == "one":
+                return OneTokenLayer(width, config.feedforward, dropout)
+            return nn.TransformerEncoderLayer(width, config.heads, config.feedforward, dropout, batch_first=True)
+
+        if width % config.heads:
+            raise UserError(f"model.heads: expected a divisor of the token's {width} dimensions, got {config.heads}")
+        self.vae_encoder = nn.Sequential(*(layer() for _ in range(config.layers)))
         self.to_mu, self.to_logvar = nn.Linear(2 * joint, config.latent), nn.Linear(2 * joint, config.latent)
         self.decoder = nn.Sequential(
             *(nn.Linear(config.latent + joint, 128), nn.ReLU(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, joint))
         )
-        self.classifier = Classifier(joint, classes, dropout)
+        self.classifier = Classifier(joint, classes, config)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a prediction depends on the batch that its sample is in."""
+        return self.config.tokens == "batch"
+
+    def parts(self) -> list[nn.Module]:
+        """The sub-networks whose gradients are clipped apart."""
+        vae = nn.ModuleList([self.vae_encoder, self.to_mu, self.to_logvar, self.decoder])
+        return [*self.encoders.parts(), vae, self.classifier]
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
         """Each modality on its own: [B, M, 2, 128], which evaluation reuses in all conditions."""
         return self.encoders(features, lengths)
 
     def fuse(self, encoded: Tensor, batch: Batch) -> Output:
-        """From the modalities' features to logits and losses. In evaluation z is mu, so a prediction has no chance."""
+        """From the modalities' features to logits and losses. In evaluation z is mu, so a prediction has no chance.
+
+        Losses are in float32, under autocast too.
+        """
         specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
-        state = self.vae_encoder(torch.cat([specific, invariant], dim=1))
+        state = self._attend(torch.cat([specific, invariant], dim=1))
         mu, logvar = self.to_mu(state), self.to_logvar(state)
         if not self.training:
             joint = self.decoder(torch.cat([mu, invariant], dim=1))
@@ -100,21 +98,34 @@ class NMER(nn.Module):
         assert batch.rng is not None
         z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
         joint = self.decoder(torch.cat([z, invariant], dim=1))
-        logits = self.classifier(joint)
+        logits, weights = self.classifier(joint).float(), self.config
         losses = {
-            "kl": kl.mean(),
-            "mse": F.mse_loss(joint, batch.targets.joint),
-            "inv": F.mse_loss(invariant, batch.targets.invariant),
+            "kl": kl.mean() if weights.kl == "mean" else kl.sum(),
+            "mse": F.mse_loss(joint.float(), batch.targets.joint),
+            "inv": F.mse_loss(invariant.float(), batch.targets.invariant),
             "cls": F.cross_entropy(logits, batch.labels),
         }
-        weights = self.config
         losses["total"] = (
             weights.lambda_gen * (losses["kl"] + losses["mse"])
             + weights.lambda_inv * losses["inv"]
             + weights.lambda_cls * losses["cls"]
         )
-        return Output(logits, losses)
+        return Output(logits, losses, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())})
+
+    def _attend(self, joint: Tensor) -> Tensor:
+        """[h'; H'] -> the same shape, through the Transformer."""
+        if self.config.tokens == "modality":
+            return self.vae_encoder(joint.unflatten(1, (-1, HIDDEN))).flatten(1)
+        if self.config.tokens == "batch":
+            return self.vae_encoder(joint[None])[0]
+        return self.vae_encoder(joint)
 
     def forward(self, batch: Batch) -> Output:
         """A batch whose features are already noisy."""
         return self.fuse(self.encode(batch.features, batch.lengths), batch)
+
+
+def _kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:
+    """[latent], mean over the batch: a dimension at 0 has collapsed onto the prior."""
+    mu, logvar = mu.float(), logvar.float()
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean(0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import NMERConfig
 from .encoders import HIDDEN, Classifier, Encoders
 from .interface import Batch, Output, Targets
 
@@ -29,21 +30,25 @@ class Teacher(nn.Module):
     Args:
         dims: feature dimensions by modality.
         classes: how many.
-        dropout: of the TextCNNs and the classifier.
+        config: of the system that it teaches, whose encoders and classifier it has.
         lambda_cmd: weight of the moments' distance. Its norms never let go: at 1 they flatten H to a spread of 0.03,
             and NMER, whose decoder reads H' beside a latent of spread 1, learns no class (docs/results.md).
     """
 
-    def __init__(self, dims: Mapping[str, int], classes: int, dropout: float, lambda_cmd: float) -> None:
+    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> None:
         super().__init__()
         self.lambda_cmd = lambda_cmd
-        self.encoders = Encoders(dims, dropout)
-        self.classifier = Classifier(2 * HIDDEN * len(dims), classes, dropout)
+        self.encoders = Encoders(dims, config.dropout, config.shared)
+        self.classifier = Classifier(2 * HIDDEN * len(dims), classes, config)
+
+    def parts(self) -> list[nn.Module]:
+        """The sub-networks whose gradients are clipped apart."""
+        return [*self.encoders.parts(), self.classifier]
 
     def forward(self, batch: Batch) -> Output:
-        """Logits and losses on complete data."""
+        """Logits and losses on complete data; losses are in float32, under autocast too."""
         encoded = self.encoders(batch.features, batch.lengths)
-        logits = self.classifier(encoded.flatten(1))
+        logits, encoded = self.classifier(encoded.flatten(1)).float(), encoded.float()
         invariant = encoded[:, :, 1].unbind(1)
         distances = [central_moment_discrepancy(x, y) for x, y in combinations(invariant, 2)]
         losses = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .conditions import Conditions
 from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_power, snr_of_alpha_bar
 
 KINDS = (*GENERATED, "missing")
+STREAM = 242  # of the noise contract: which random step a batch gets
 
 Given = Tensor | Callable[[Tensor], Tensor]
 
@@ -26,7 +27,8 @@ class Noised(NamedTuple):
     Attributes:
         features: by modality, of the shapes and dtypes that came in.
         condition: int64 [B], each sample's condition, an index into `scheduler.conditions.names`.
-        stats: float64 [M, 4], as of `ops.add_noise_multimodal`, or None.
+        stats: float64 [M, 5] over the valid noisy elements, or None: count, and sums of alpha_bar, alpha_bar x,
+            alpha_bar x^2 and (1 - alpha_bar) eps^2. Batches add up; `NoiseScheduler.realised_snr_db` reads the sum.
     """
 
     features: dict[str, Tensor]
@@ -41,7 +43,9 @@ class NoiseScheduler(nn.Module):
         variances: each modality's variance, of valid elements of the train split (see `noise.variance`); the order
             of the names is the order of the streams.
         snr_db: the signal-to-noise ratio in dB, one for all or one for each modality; or else
-        steps: T for each modality, as in the paper (CMU-MOSEI: a 140, v 60, l 5 give -10 dB).
+        steps: T for each modality, as in the paper (CMU-MOSEI: a 140, v 60, l 5 give -10 dB); or "random": one for
+            each batch and modality, uniform from 1 to the schedule's length, from the contract's generator (as the
+            paper's released code does). The batch's first sample id decides, so a batch split changes the noise.
         kind: "gaussian", "impulse", "uniform", "laplace"; "missing" (zeros, the condition of earlier work); or noise
             of one's own: a tensor that broadcasts to the features, a callable from features to such a tensor
             (`torch.randn_like`), or a mapping from modality to either.
@@ -52,8 +56,9 @@ class NoiseScheduler(nn.Module):
         power: the mean square of noise of one's own; 1 unless given.
 
     Attributes:
-        alpha_bars: float64 [M].
-        snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention.
+        alpha_bars: float64 [M]; of random steps, [length].
+        snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention; nan for
+            random steps.
 
     Raises:
         ValueError: one line that names the argument, what it was and what was expected.
@@ -67,7 +72,7 @@ class NoiseScheduler(nn.Module):
         variances: Mapping[str, float],
         *,
         snr_db: float | Mapping[str, float] | None = None,
-        steps: Mapping[str, int] | None = None,
+        steps: Mapping[str, int] | Literal["random"] | None = None,
         kind: str | Given | Mapping[str, Given] = "gaussian",
         p: float = 0.3,
         snr_convention: str = "exact",
@@ -90,10 +95,11 @@ class NoiseScheduler(nn.Module):
         self.variances = dict(variances)
         asked_power, true_power = self._powers(power, snr_convention)
         alpha_bars = self._alpha_bars(snr_db, steps, schedule or NoiseSchedule(), asked_power)
-        self.snr_db = {
-            name: snr_of_alpha_bar(alpha_bar, variances[name], true_power)
-            for name, alpha_bar in zip(self.modalities, alpha_bars, strict=True)
-        }
+        self.random_steps = isinstance(steps, str)
+        self.snr_db = dict.fromkeys(self.modalities, math.nan)
+        if not self.random_steps:
+            for name, alpha_bar in zip(self.modalities, alpha_bars, strict=True):
+                self.snr_db[name] = snr_of_alpha_bar(alpha_bar, variances[name], true_power)
         self.register_buffer("alpha_bars", torch.tensor(alpha_bars, dtype=torch.float64), persistent=False)
         self.register_buffer("noisy_of_condition", self.conditions.noisy, persistent=False)
 
@@ -113,7 +119,7 @@ class NoiseScheduler(nn.Module):
     def _alpha_bars(
         self,
         snr_db: float | Mapping[str, float] | None,
-        steps: Mapping[str, int] | None,
+        steps: Mapping[str, int] | str | None,
         schedule: NoiseSchedule,
         power: float,
     ) -> list[float]:
@@ -124,6 +130,10 @@ class NoiseScheduler(nn.Module):
         for name, given in (("snr_db", snr_db), ("steps", steps)):
             if isinstance(given, Mapping) and set(given) != set(self.modalities):
                 raise ValueError(f"{name}: expected one each for {', '.join(self.modalities)}, got {dict(given)}")
+        if isinstance(steps, str):
+            if steps != "random":
+                raise ValueError(f"steps: expected T for each modality or 'random', got {steps!r}")
+            return [schedule.alpha_bar(t) for t in range(1, schedule.length + 1)]
         if steps is not None:
             return [schedule.alpha_bar(steps[name]) for name in self.modalities]
         assert snr_db is not None
@@ -167,12 +177,23 @@ class NoiseScheduler(nn.Module):
             index = torch.full((batch,), self.conditions.index(condition), device=device)
         noisy = self.noisy_of_condition[index]
         valid = None if lengths is None else [lengths[name] for name in self.modalities]
-        ys, stats = self._add(xs, rng, sample_ids, noisy, valid, return_stats)
+        alpha_bars = self._random_alpha_bars(rng, sample_ids) if self.random_steps else self.alpha_bars
+        ys, stats = self._add(xs, alpha_bars, rng, sample_ids, noisy, valid, return_stats)
+        if stats is not None:
+            kept = alpha_bars[:, None]
+            stats = torch.cat([stats[:, :1], kept * stats[:, :3], (1 - kept) * stats[:, 3:]], dim=1)
         return Noised(dict(zip(self.modalities, ys, strict=True)), index, stats)
+
+    def _random_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
+        """[M], of a step for each modality."""
+        quads = torch.arange(-(-len(self.modalities) // 4), device=rng.device)
+        words = ops.philox(rng, ops.noise_counter(sample_ids[:1].sum(), quads, draw=rng[1], stream=STREAM))
+        return self.alpha_bars[(words.flatten()[: len(self.modalities)] * len(self.alpha_bars)) >> 32]
 
     def _add(
         self,
         xs: list[Tensor],
+        alpha_bars: Tensor,
         rng: Tensor,
         sample_ids: Tensor,
         noisy: Tensor,
@@ -184,13 +205,13 @@ class NoiseScheduler(nn.Module):
             options: dict[str, Any] = {"kind": self.kind, "p": self.p, "noisy": noisy, "lengths": lengths}
             options |= {"seed": rng, "sample_ids": sample_ids}
             if return_stats:
-                return ops.add_noise_multimodal(xs, self.alpha_bars, **options, return_stats=True)
-            return ops.add_noise_multimodal(xs, self.alpha_bars, **options), None
+                return ops.add_noise_multimodal(xs, alpha_bars, **options, return_stats=True)
+            return ops.add_noise_multimodal(xs, alpha_bars, **options), None
         ys, stats = [], []
         for m, x in enumerate(xs):
             eps = self._given(self.modalities[m], x)
             valid = None if lengths is None else lengths[m]
-            ys.append(ops.mix_noise(x, eps, self.alpha_bars[m], noisy=noisy[:, m], lengths=valid))
+            ys.append(ops.mix_noise(x, eps, alpha_bars[m], noisy=noisy[:, m], lengths=valid))
             if return_stats:
                 stats.append(statistics(x, eps, noisy[:, m], valid))
         return ys, torch.stack(stats) if return_stats else None
@@ -206,11 +227,11 @@ class NoiseScheduler(nn.Module):
     def realised_snr_db(self, stats: Tensor) -> dict[str, float]:
         """SNR in dB that statistics (summed over any number of batches) show, by modality; nan where nothing noisy."""
         out = {}
-        for name, alpha_bar, row in zip(self.modalities, self.alpha_bars.tolist(), stats.tolist(), strict=True):
-            count, total, squares, eps_squares = row
-            signal = alpha_bar * max(squares / count - (total / count) ** 2, 0.0) if count else math.nan
-            noise = (1 - alpha_bar) * eps_squares / count if count else math.nan
-            if signal == 0:
+        for name, (count, kept, total, squares, noise) in zip(self.modalities, stats.tolist(), strict=True):
+            signal = max(squares - total * total / kept, 0.0) if kept else 0.0
+            if count == 0:
+                out[name] = math.nan
+            elif signal == 0:
                 out[name] = -math.inf
             else:
                 out[name] = math.inf if noise == 0 else 10 * math.log10(signal / noise)

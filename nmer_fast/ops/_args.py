@@ -49,6 +49,21 @@ def check_elements(name: str, size: Sequence[int]) -> None:
         raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(size)}")
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast casts matrix products to on this device; None outside autocast."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def widest(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast, floats of different precision in their widest, as autocast does for pointwise ops of several."""
+    if autocast_dtype(device) is None:
+        return tensors
+    dtype = tensors[0].dtype
+    for t in tensors[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    return tuple(t.to(dtype) for t in tensors)
+
+
 def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
     """Same shape, dtype and device."""
     if t.shape != other.shape or t.dtype != other.dtype or t.device != other.device:

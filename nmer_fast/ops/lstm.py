@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import check_floating, check_same, describe, rows_tensor
+from ._args import autocast_dtype, check_floating, check_same, describe, rows_tensor
 from ._function import inside_transform
 from ._library import define
 
@@ -24,7 +24,7 @@ def _fake_forward(
         x.new_empty(batch, hidden),
         x.new_empty(batch, hidden, dtype=torch.int64),
         x.new_empty(steps, batch, hidden),
-        x.new_empty(steps, batch, hidden),
+        x.new_empty(steps, batch, hidden, dtype=reference.kl_dtype(x.dtype)),
         x.new_empty(steps, batch, 4 * hidden),
     )
 
@@ -80,7 +80,8 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
     """One-layer, one-direction LSTM from a zero state, then the max over each sample's valid steps.
 
     Args:
-        x: [B, T, D], float32 or float64; what stands beyond the lengths is never read, NaN included.
+        x: [B, T, D], float32, float64 or bfloat16 (with a float32 cell); what stands beyond the lengths is never
+            read, NaN included.
         lengths: integers [B], valid steps.
         weight_ih: [4H, D], gates in the order i, f, g, o, as in nn.LSTM.
         weight_hh: [4H, H].
@@ -88,7 +89,7 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
 
     Returns:
         [B, H], of x's dtype; zeros for a sample of length 0. Equal to nn.LSTM and a max within 1e-5. Differentiable
-        once, in x and the weights.
+        once, in x and the weights. Under autocast x and the weights are cast to its dtype, as for nn.LSTM.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -96,6 +97,9 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
     check_floating("x", x)
     if x.dim() != 3:
         raise ValueError(f"x: expected [B, T, D], got {describe(x)}")
+    low = autocast_dtype(x.device)
+    if low is not None and x.dtype != torch.float64:
+        x, weight_ih, weight_hh, bias = (t.to(low) for t in (x, weight_ih, weight_hh, bias))
     hidden = weight_hh.shape[-1]
     shapes = {"weight_ih": (4 * hidden, x.shape[2]), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
     for (name, shape), weight in zip(shapes.items(), (weight_ih, weight_hh, bias), strict=True):

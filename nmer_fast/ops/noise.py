@@ -26,6 +26,7 @@ from ._args import (
     p_tensor,
     rng_tensor,
     rows_tensor,
+    widest,
 )
 from ._function import Function, fold, fold_ids, fold_scale, loop, save
 from ._library import define, map_in_a_loop
@@ -372,7 +373,7 @@ def add_noise(
         return_noise: also return eps, which is 0 beyond the length and where not noisy.
 
     Returns:
-        y, contiguous, of x's shape and dtype; or (y, eps). Differentiable in x.
+        y, contiguous, of x's shape and dtype, under autocast too; or (y, eps). Differentiable in x.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -519,7 +520,7 @@ def mix_noise(
 
     Args:
         x: [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
-        eps: the noise, of x's shape, dtype and device.
+        eps: the noise, of x's shape, dtype and device; under autocast its dtype may differ, and the wider one serves.
         alpha_bar, noisy, lengths: as in `add_noise`.
 
     Returns:
@@ -530,6 +531,7 @@ def mix_noise(
     """
     check_floating("x", x)
     check_floating("eps", eps)
+    x, eps = widest(x.device, x, eps)
     check_same("eps", eps, "x", x)
     rows = (x.shape[0],)
     return MixNoise.call(

@@ -243,18 +243,20 @@ def lstm_max_pool(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(pooled [B, H], argmax [B, H], hidden, cell [T, B, H], gates [T, B, 4H] after their activations).
 
-    Time comes first, so that each step's rows are contiguous; one GEMM projects all inputs.
+    Time comes first, so that each step's rows are contiguous; one GEMM projects all inputs. The cell is float32 where
+    x is narrower, since it sums over all steps.
     """
-    (batch, steps, _), width = x.shape, weight_hh.shape[1]
+    (batch, steps, _), width, wide = x.shape, weight_hh.shape[1], kl_dtype(x.dtype)
     valid = valid_mask(x.shape, lengths, x.device)
     projected = torch.where(valid, x, 0.0).transpose(0, 1) @ weight_ih.t() + bias
-    hidden, cell, gates = (x.new_empty(steps, batch, n * width) for n in (1, 1, 4))
-    h, c = x.new_zeros(batch, width), x.new_zeros(batch, width)
+    hidden, gates = x.new_empty(steps, batch, width), x.new_empty(steps, batch, 4 * width)
+    cell = x.new_empty(steps, batch, width, dtype=wide)
+    h, c = x.new_zeros(batch, width), x.new_zeros(batch, width, dtype=wide)
     for t in range(steps):
         i, f, g, o = torch.addmm(projected[t], h, weight_hh.t(), out=gates[t]).chunk(4, dim=1)
         for gate, activation in ((i, torch.sigmoid_), (f, torch.sigmoid_), (g, torch.tanh_), (o, torch.sigmoid_)):
             activation(gate)
-        c = torch.addcmul(i * g, f, c, out=cell[t])
+        c = torch.addcmul(i.to(wide) * g, f.to(wide), c, out=cell[t])
         h = torch.mul(o, c.tanh(), out=hidden[t])
     if steps == 0:
         return x.new_zeros(batch, width), lengths.new_zeros(batch, width), hidden, cell, gates
@@ -282,12 +284,12 @@ def lstm_max_pool_backward(
     if steps:
         into_hidden.scatter_(0, argmax[None], grad[None])
     d_gates = torch.empty_like(gates)
-    d_h, d_c = torch.zeros_like(grad), torch.zeros_like(grad)
+    d_h, d_c = torch.zeros_like(grad), torch.zeros_like(grad, dtype=cell.dtype)
     for t in reversed(range(steps)):
-        i, f, g, o = gates[t].chunk(4, dim=1)
+        i, f, g, o = gates[t].to(cell.dtype).chunk(4, dim=1)
         d_i, d_f, d_g, d_o = d_gates[t].chunk(4, dim=1)
         tanh_c = cell[t].tanh()
-        d_h = d_h + into_hidden[t]
+        d_h = (d_h + into_hidden[t]).to(cell.dtype)
         d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)
         torch.mul(d_c * g, i * (1 - i), out=d_i)
         torch.mul(d_c * (cell[t - 1] if t else 0.0), f * (1 - f), out=d_f)

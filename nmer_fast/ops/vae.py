@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import check_floating, check_same, check_stream, distinct, rng_tensor, rows_tensor
+from ._args import autocast_dtype, check_floating, check_same, check_stream, distinct, rng_tensor, rows_tensor
 from ._function import Function, fold, fold_ids, loop, save
 from ._library import define
 from .noise import noise
@@ -182,13 +182,16 @@ def reparameterize_kl(
 
     Returns:
         z, of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64). Both differentiable in mu and
-        logvar; backward makes eps again instead of storing it.
+        logvar; backward makes eps again instead of storing it. Under autocast both are computed and returned in
+        float32 at least, as autocast does for exp and sums.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
     check_floating("mu", mu)
     check_floating("logvar", logvar)
+    if autocast_dtype(mu.device) is not None:
+        mu, logvar = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (mu, logvar))
     check_same("logvar", logvar, "mu", mu)
     check_stream(stream)
     tensors = distinct(

@@ -7,14 +7,19 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from nmer_fast.config import Config, NMERConfig, TrainingConfig
 from nmer_fast.data import FeatureSet, Ragged, Standardiser, synthetic
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from nmer_fast.engine.console import Report
 from nmer_fast.engine.evaluation import DRAW, evaluate, score
-from nmer_fast.engine.trainer import Recipe, half_then_linear, teacher_targets, train, train_teacher
+from nmer_fast.engine.fit import lr_factor
+from nmer_fast.engine.log import Log
+from nmer_fast.engine.saving import Saver
+from nmer_fast.engine.stopping import StopRequest
+from nmer_fast.engine.trainer import teacher_fit, teacher_targets, train
 from nmer_fast.errors import UserError
-from nmer_fast.models import NMER, Batch, NMERConfig, Teacher
+from nmer_fast.models import NMER, Batch, Teacher
 from nmer_fast.noise import NoiseScheduler
 
 CPU = torch.device("cpu")
@@ -47,8 +52,10 @@ def scheduler(snr=-10.0, **options):
     return NoiseScheduler(dict.fromkeys("avl", 1.0), snr_db=snr, **options)
 
 
-def recipe(**options):
-    return Recipe(**{"epochs": 2, "batch_size": 16, "teacher_epochs": 2, "model": SMALL, **options})
+def config(model=SMALL, **training):
+    return Config(
+        model=model, training=TrainingConfig(**{"epochs": 2, "batch_size": 16, "teacher_epochs": 2, **training})
+    )
 
 
 # ---------------------------------------------------------------- batches
@@ -69,7 +76,7 @@ def test_every_row_once_in_an_order_of_seed_and_epoch():
 
 def test_targets_go_with_their_rows():
     data = dataset()
-    batches, teacher = Batches(data, CPU, 7), Teacher(data.dims, 2, 0.5, 0.01).eval()
+    batches, teacher = Batches(data, CPU, 7), Teacher(data.dims, 2, SMALL, 0.01).eval()
     targets = teacher_targets(teacher, batches)
     for batch in batches.shuffled(data.splits["train"], 3, 0, targets):
         torch.testing.assert_close(batch.targets.joint, teacher.targets(batch).joint)
@@ -128,7 +135,7 @@ def test_average_is_over_the_incomplete_conditions():
 
 def test_training_learns():
     data = dataset(200)
-    trained = train(data, scheduler(), recipe(epochs=30, teacher_epochs=10, lr=1e-3, teacher_lr=1e-3), CPU, QUIET)
+    trained = train(data, scheduler(), config(epochs=30, teacher_epochs=10, lr=1e-3, teacher_lr=1e-3), CPU, QUIET)
     result = evaluate(trained.model, Batches(data, CPU, 64), data.splits["test"], scheduler(), 0)
     assert result.conditions["all"].wa > 0.85
     assert trained.losses[-1]["total"] < trained.losses[0]["total"] / 2
@@ -137,7 +144,7 @@ def test_training_learns():
 
 def test_the_same_seed_gives_the_same_bits():
     data = dataset()
-    runs = [train(data, scheduler(), recipe(seed=seed), CPU, QUIET) for seed in (3, 3, 4)]
+    runs = [train(data, scheduler(), config(seed=seed), CPU, QUIET) for seed in (3, 3, 4)]
     states = [run.model.state_dict() for run in runs]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -149,13 +156,13 @@ def test_the_best_epoch_on_val_is_kept(monkeypatch):
 
     data, real, seen, ua = dataset(val=True), evaluate, [], iter([0.1, 0.9, 0.9])
 
-    def scripted(model, *args):
+    def scripted(model, *args, **options):
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
-        result = real(model, *args)
+        result = real(model, *args, **options)
         return replace(result, average={**result.average, "ua": next(ua)})
 
     monkeypatch.setattr(trainer, "evaluate", scripted)
-    trained = train(data, scheduler(), recipe(epochs=3), CPU, QUIET)
+    trained = train(data, scheduler(), config(epochs=3), CPU, QUIET)
     assert trained.epoch == 2
     state = trained.model.state_dict()
     assert all(torch.equal(state[name], seen[1][name]) for name in state)
@@ -165,30 +172,23 @@ def test_the_best_epoch_on_val_is_kept(monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run():
     data = dataset()
     with pytest.raises(
-        UserError, match=r"^(teacher|nmer): the loss '\w+' became (nan|inf) in epoch \d; expected a finite"
+        UserError,
+        match=r"^nmer: the (loss '\w+'|gradient norm) became (nan|inf) at step \d of epoch \d; expected a finite",
     ):
-        train(data, scheduler(), recipe(epochs=20, lr=1e30, teacher_lr=1e-4), CPU, QUIET)
+        train(data, scheduler(), config(epochs=20, lr=1e30, teacher_lr=1e-4), CPU, QUIET)
 
 
 def test_learning_rate_is_constant_for_half_then_linear():
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=1.0)
-    schedule, rates = half_then_linear(optimizer, 10), []
-    for _ in range(10):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    assert schedule.get_last_lr()[0] == pytest.approx(0)
+    assert [lr_factor(epoch, 10) for epoch in range(11)] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0])
 
 
 def test_the_compiled_step_is_one_graph_and_trains_as_eager_does():
     """No dropout, so both draw no other random numbers: the losses agree, over batches of changing size and length."""
-    data, model = dataset(70), replace(SMALL, dropout=0.0)
+    data, model = dataset(70), replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
     data = replace(data, modalities={name: data.modalities[name] for name in "al"})
     noise = NoiseScheduler({"a": 1.0, "l": 1.0}, snr_db=-10)
     counters.clear()
-    eager, compiled = (train(data, noise, recipe(compile=c, model=model, epochs=3), CPU, QUIET) for c in (False, True))
+    eager, compiled = (train(data, noise, config(compile=c, model=model, epochs=3), CPU, QUIET) for c in (False, True))
     assert counters["stats"]["unique_graphs"] == 1
     for a, b in zip(eager.losses, compiled.losses, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
@@ -199,7 +199,7 @@ def test_the_compiled_step_is_one_graph_and_trains_as_eager_does():
 
 def test_checkpoint_round_trip(tmp_path):
     tensors = {"w": torch.randn(3, 4), "n": torch.arange(5)}
-    path = save_checkpoint(tmp_path, tensors, {"epoch": 3})
+    path = save_checkpoint(tmp_path, "checkpoint", tensors, {"epoch": 3})
     for source in (path, tmp_path):
         loaded, state = load_checkpoint(source)
         assert all(torch.equal(loaded[name], t) for name, t in tensors.items())
@@ -208,13 +208,13 @@ def test_checkpoint_round_trip(tmp_path):
 
 def test_a_new_checkpoint_replaces_the_old_one(tmp_path):
     for epoch in range(3):
-        save_checkpoint(tmp_path, {"w": torch.full((2,), float(epoch))}, {"epoch": epoch})
+        save_checkpoint(tmp_path, "checkpoint", {"w": torch.full((2,), float(epoch))}, {"epoch": epoch})
     assert load_checkpoint(tmp_path)[1]["epoch"] == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, {"w": torch.zeros(2)}, {"epoch": 0})
+    save_checkpoint(tmp_path, "checkpoint", {"w": torch.zeros(2)}, {"epoch": 0})
     import os
 
     def crash(*_):
@@ -222,7 +222,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, {"w": torch.ones(2)}, {"epoch": 1})
+        save_checkpoint(tmp_path, "checkpoint", {"w": torch.ones(2)}, {"epoch": 1})
     monkeypatch.undo()
     tensors, state = load_checkpoint(tmp_path)
     assert state["epoch"] == 0
@@ -238,17 +238,17 @@ def test_write_atomically_replaces_whole_files(tmp_path):
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):
-    path = save_checkpoint(tmp_path, {"w": torch.zeros(2)}, {"epoch": 0})
-    weights = next(tmp_path.glob("weights-*"))
+    path = save_checkpoint(tmp_path, "checkpoint", {"w": torch.zeros(2)}, {"epoch": 0})
+    weights = next(tmp_path.glob("checkpoint-*"))
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"expected the checksum in checkpoint.json, got another"):
+    with pytest.raises(UserError, match=r"expected the checksum of checkpoint-\w+.safetensors, got another"):
         load_checkpoint(path)
     weights.unlink()
     with pytest.raises(UserError, match="expected a checkpoint, got: No such file"):
         load_checkpoint(path)
-    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(UserError, match="expected a checkpoint of version 1, got version 99"):
+    path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
+    with pytest.raises(UserError, match="expected a checkpoint of version 2, got version 99"):
         load_checkpoint(path)
     path.write_text("{")
     with pytest.raises(UserError, match="expected a checkpoint's JSON"):
@@ -264,7 +264,9 @@ def test_the_synthetic_data_is_as_hard_as_it_says():
         torch.manual_seed(0)
         part = replace(data, modalities={m: data.modalities[m] for m in names})
         batches = Batches(part, CPU, 128)
-        teacher = train_teacher(Teacher(part.dims, 4, 0.5, 0.01), batches, Recipe(), QUIET)
+        teacher = Teacher(part.dims, 4, NMERConfig(), 0.01)
+        teacher_fit(teacher, batches, Config()).run(QUIET, Log(None), Saver(None, StopRequest(), {}, CPU))
+        teacher.eval()
         test = batches.of(part.splits["test"])
         assert (teacher(test).logits.argmax(1) == test.labels).float().mean().item() == pytest.approx(
             expected, abs=0.05

@@ -11,6 +11,7 @@ from nmer_fast.models import NMER, Batch, NMERConfig, Targets, Teacher
 from nmer_fast.models.nmer import OneTokenLayer
 from nmer_fast.models.teacher import central_moment_discrepancy
 
+STILL = NMERConfig(dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
 DIMS = {"a": 7, "v": 5, "l": 6}
 
 
@@ -28,7 +29,7 @@ def batch(size=6, dims=None, rng=(1, 2)):
 
 
 def test_the_losses_by_hand():
-    model, b = NMER(DIMS, 4, NMERConfig(dropout=0.0)), batch()
+    model, b = NMER(DIMS, 4, STILL), batch()
     losses = model(b).losses
     encoded = model.encode(b.features, b.lengths)
     h, H = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
@@ -63,7 +64,7 @@ def test_one_token_layer_is_a_transformer_layer_on_one_token():
     "dims", [{"a": 7}, {"l": 6}, DIMS, {f"m{i}": 3 + i for i in range(6)}, {"audio.covarep": 4, "values": 3}]
 )
 def test_any_number_of_modalities(dims):
-    model, teacher, b = NMER(dims, 4), Teacher(dims, 4, 0.5, 1.0), batch(dims=dims)
+    model, teacher, b = NMER(dims, 4), Teacher(dims, 4, NMERConfig(), 1.0), batch(dims=dims)
     for losses in (model(b).losses, teacher(b).losses):
         losses["total"].backward()
         assert all(torch.isfinite(value) for value in losses.values())
@@ -98,7 +99,7 @@ def test_evaluation_has_no_chance_in_it():
 
 def test_latent_noise_follows_the_contract():
     """Same seed, draw and ids: same losses; another draw: others."""
-    model, b = NMER(DIMS, 4, NMERConfig(dropout=0.0)), batch()
+    model, b = NMER(DIMS, 4, STILL), batch()
     first, again = (model(b).losses["total"] for _ in range(2))
     assert torch.equal(first, again)
     b.rng = torch.tensor([1, 3])
@@ -106,7 +107,7 @@ def test_latent_noise_follows_the_contract():
 
 
 def test_it_overfits_64_samples():
-    model, b = NMER(DIMS, 4, NMERConfig(dropout=0.0)), batch(64)
+    model, b = NMER(DIMS, 4, STILL), batch(64)
     b.lengths = {name: lengths.clamp(min=1) for name, lengths in b.lengths.items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(150):
@@ -118,7 +119,7 @@ def test_it_overfits_64_samples():
 
 
 def test_teacher_targets_are_its_features():
-    teacher, b = Teacher(DIMS, 4, 0.5, 0.01).eval(), batch()
+    teacher, b = Teacher(DIMS, 4, NMERConfig(), 0.01).eval(), batch()
     encoded, targets = teacher.encoders(b.features, b.lengths), teacher.targets(b)
     assert torch.equal(targets.joint, encoded[:, :, 0].flatten(1))
     assert torch.equal(targets.invariant, encoded[:, :, 1].flatten(1))
@@ -138,7 +139,7 @@ def test_central_moment_discrepancy():
 
 
 def test_teacher_losses():
-    teacher, b = Teacher(DIMS, 4, 0.0, 0.25), batch()
+    teacher, b = Teacher(DIMS, 4, STILL, 0.25), batch()
     out = teacher(b)
     H = teacher.encoders(b.features, b.lengths)[:, :, 1]
     pairs = [central_moment_discrepancy(H[:, i], H[:, j]) for i, j in ((0, 1), (0, 2), (1, 2))]

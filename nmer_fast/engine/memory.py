@@ -1,0 +1,78 @@
+"""Whether a run will fit into memory, said before it begins. Estimates are rough and rather high."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from ..data import FeatureSet
+from ..data.synthetic import DIMS
+from ..errors import UserError
+from ..models.encoders import HIDDEN, TEXT, TextCNN
+
+FLOAT = 4  # bytes
+
+
+COPIES = 3  # of a data set while it is loaded: as read, as ragged float32, standardised
+
+
+def check_synthetic(size: int) -> None:
+    """The synthetic data of so many utterances, of about five steps each."""
+    check(f"synthetic data of {size} utterances", COPIES * size * 5 * sum(DIMS.values()) * FLOAT, torch.device("cpu"))
+
+
+def check_file(path: Path) -> None:
+    """A feature-set file, by the sizes that it says its arrays have."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return  # the loader says it better
+    check(f"{path}: its arrays", COPIES * size, torch.device("cpu"))
+
+
+def check_training(data: FeatureSet, model: nn.Module, batch_size: int, device: torch.device) -> None:
+    """Weights, gradients, the optimizer's two moments and one batch's activations."""
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = torch.cat(list(data.splits.values()))
+    longest = {name: int(ragged.lengths[rows].max()) for name, ragged in data.modalities.items()}
+    batch = batch_bytes(data.dims, longest, min(batch_size, len(rows)))
+    wanted = 4 * FLOAT * parameters + batch
+    check(f"training with batches of {batch_size} and sequences of up to {max(longest.values())} steps", wanted, device)
+
+
+def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) -> int:
+    """Of a training step's activations: features, clean and noisy, and what two encoders of each keep for backward."""
+    total = 0
+    for name, dim in dims.items():
+        if name in TEXT:  # products of all taps, and their gradient; sums, masks and activations of each kernel
+            encoder = HIDDEN * (2 * sum(TextCNN.KERNELS) + 4 * len(TextCNN.KERNELS))
+        else:  # gates, hidden and cell states, the projection, and the gates' gradients
+            encoder = HIDDEN * (4 + 2 + 4 + 4)
+        noise = 6 * dim  # the noise in float64, and its mixing
+        total += size * steps[name] * (2 * dim + noise + 2 * encoder) * FLOAT
+    return total
+
+
+def free_bytes(device: torch.device) -> int:
+    """On the device; of the CPU's no more than the container's limit leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free, cgroup = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return min(free, int(limit) - int(used)) if limit.isdigit() else free
+
+
+def check(what: str, wanted: int, device: torch.device) -> None:
+    """Raise where it would not fit."""
+    free = free_bytes(device)
+    if wanted > free:
+        raise UserError(f"memory: {what} would take about {wanted / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")

@@ -1,0 +1,122 @@
+"""What a model is worth under noise of several kinds and strengths: one table, one CSV, one JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..config import NoiseConfig
+from .checkpoint import write_atomically, write_json
+from .evaluation import METRICS, Evaluation
+
+COLUMNS = 9  # conditions that fit beside each other; three modalities have eight, and their average
+
+
+@dataclass(frozen=True)
+class Point:
+    """One noise and what it does."""
+
+    noise: NoiseConfig
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A sweep's points; `print` shows its table.
+
+    Attributes:
+        title: of the table.
+        points: in the order of the sweep.
+    """
+
+    title: str
+    points: list[Point]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Tidy: a row for each point and condition, metrics as fractions, SNRs in dB."""
+        out = []
+        for point in self.points:
+            noise = point.noise
+            steps = noise.steps if isinstance(noise.steps, str) or noise.steps is None else _pairs(noise.steps.items())
+            realised = {f"realised_snr_db_{name}": snr for name, snr in point.evaluation.snr_db.items()}
+            for condition, scores in point.evaluation.conditions.items():
+                out.append(
+                    {
+                        "noise": noise.kind,
+                        "p": noise.p if noise.kind == "impulse" else None,
+                        "snr_db": noise.snr_db,
+                        "steps": steps,
+                        "clean": condition,
+                        **{metric: getattr(scores, metric) for metric in METRICS},
+                        "n": scores.n,
+                        **realised,
+                    }
+                )
+        return out
+
+    def write(self, path: Path, about: dict[str, Any] | None = None) -> tuple[Path, Path]:
+        """Write the whole as .json and the rows as .csv; the path's own suffix does not matter."""
+        table, rows = io.StringIO(), self.rows()
+        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        results = [{**asdict(point.noise), **point.evaluation.as_dict()} for point in self.points]
+        as_json, as_csv = path.with_suffix(".json"), path.with_suffix(".csv")
+        write_json(as_json, {**(about or {}), "results": results})
+        write_atomically(as_csv, table.getvalue().encode())
+        return as_json, as_csv
+
+    def table(self) -> Table:
+        """A row for each point, a column for each condition, in it WA over UA; averages alone where too many."""
+        conditions = list(self.points[0].evaluation.conditions)
+        shown = conditions if len(conditions) <= COLUMNS else [name for name in conditions if name in ("none", "all")]
+        averaged = bool(self.points[0].evaluation.average)
+        table = Table(title=self.title, title_justify="left", caption_justify="left", show_lines=True)
+        for column in ("noise", "dB", *shown, *(["average"] if averaged else []), "realised dB"):
+            table.add_column(column, justify="left" if column in ("noise", "realised dB") else "right")
+        for point in self.points:
+            noise, scores = point.noise, point.evaluation.conditions
+            cells = [_cell(vars(scores[name])) for name in shown] + ([_cell(point.evaluation.average)] * averaged)
+            ratio = noise.steps or noise.snr_db
+            strength = f"{ratio:g}" if isinstance(ratio, float) else "T" if ratio else ""
+            table.add_row(noise.kind, strength, *cells, _pairs(_rounded(point.evaluation.snr_db), " "))
+        table.caption = "each cell: WA % over UA %; a column names what is clean; average: of the incomplete ones"
+        if shown != conditions:
+            table.caption += f"; the CSV has all {len(conditions)} conditions"
+        return table
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        console.print(self.table())
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+
+def _cell(metrics: dict[str, Any]) -> str:
+    return f"{100 * metrics['wa']:.2f}\n{100 * metrics['ua']:.2f}"
+
+
+def _rounded(snr_db: dict[str, float]) -> Iterable[tuple[str, str]]:
+    return ((name, f"{snr:.1f}") for name, snr in snr_db.items())
+
+
+def _pairs(items: Iterable[tuple[str, Any]], between: str = "=") -> str:
+    return " ".join(f"{name}{between}{value}" for name, value in items)
+
+
+def grid(base: NoiseConfig, kinds: Sequence[str], ratios: Sequence[float]) -> list[dict[str, Any]]:
+    """The fields that change at each point of kinds x SNRs; missing modalities have no SNR and one point."""
+    out: list[dict[str, Any]] = []
+    for kind in kinds or (base.kind,):
+        if kind == "missing":
+            out.append({"noise.kind": kind})
+        else:
+            out += [{"noise.kind": kind, "noise.snr_db": snr} for snr in ratios] or [{"noise.kind": kind}]
+    return out
