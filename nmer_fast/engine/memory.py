@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..models.encoders import HIDDEN, TEXT, TextCNN
 
 FLOAT = 4  # bytes
+CGROUP = Path("/sys/fs/cgroup")  # a container's own limits
 
 
 COPIES = 3  # of a data set while it is loaded: as read, as ragged float32, standardised
@@ -47,25 +48,29 @@ def check_training(data: FeatureSet, model: nn.Module, batch_size: int, device: 
 
 
 def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) -> int:
-    """Of a training step's activations: features, clean and noisy, and what two encoders of each keep for backward."""
-    total = 0
+    """Of a training step's activations, at their peak.
+
+    Kept for backward: features, clean and noisy, and two encoders' states (LSTM: gates, hidden and cell; TextCNN: the
+    products of all taps, and sums, masks and maxima of each kernel). On top of them the temporaries of one modality:
+    its noise in float64, or its encoder's gradients.
+    """
+    kept, temporary = 0, 0
     for name, dim in dims.items():
-        if name in TEXT:  # products of all taps, and their gradient; sums, masks and activations of each kernel
-            encoder = HIDDEN * (2 * sum(TextCNN.KERNELS) + 4 * len(TextCNN.KERNELS))
-        else:  # gates, hidden and cell states, the projection, and the gates' gradients
-            encoder = HIDDEN * (4 + 2 + 4 + 4)
-        noise = 6 * dim  # the noise in float64, and its mixing
-        total += size * steps[name] * (2 * dim + noise + 2 * encoder) * FLOAT
-    return total
+        taps, kernels = sum(TextCNN.KERNELS), len(TextCNN.KERNELS)
+        states, gradients = (2 * taps + 4 * kernels, 2 * taps) if name in TEXT else (6, 11)
+        rows = size * steps[name]
+        kept += rows * (2 * dim + 2 * states * HIDDEN)
+        temporary = max(temporary, rows * max(8 * dim, gradients * HIDDEN))
+    return (kept + temporary) * FLOAT
 
 
 def free_bytes(device: torch.device) -> int:
     """On the device; of the CPU's no more than the container's limit leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free, cgroup = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    free = psutil.virtual_memory().available
     try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return free
     return min(free, int(limit) - int(used)) if limit.isdigit() else free

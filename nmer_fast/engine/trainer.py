@@ -78,7 +78,7 @@ def train(
     torch.manual_seed(training.seed)
     classes = len(data.class_names)
     batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
-    saver = Saver(folder, request or StopRequest(), state or {}, device)
+    saver = Saver(folder, StopRequest() if request is None else request, state or {}, device)
     phase = saved[1]["fit"]["name"] if saved else None
 
     teacher = Teacher(data.dims, classes, config.model, training.teacher_lambda_cmd).to(device)

@@ -83,6 +83,31 @@ def test_targets_go_with_their_rows():
         assert torch.equal(batch.labels, data.labels[batch.sample_ids])
 
 
+def test_padding_that_counts_reaches_noise_and_encoders():
+    """As the released code: a present sample is as long as its batch; an absent one stays absent."""
+    data = dataset()
+    plain, padded = (Batches(data, CPU, 60, padding=padding).of(torch.arange(20)) for padding in (False, True))
+    for name, lengths in plain.lengths.items():
+        steps = plain.features[name].shape[1]
+        assert torch.equal(padded.lengths[name], torch.where(lengths > 0, steps, 0))
+        assert torch.equal(padded.features[name], plain.features[name])
+    noised = scheduler()(padded.features, lengths=padded.lengths, condition="none").features["a"]
+    beyond = torch.arange(noised.shape[1]) >= plain.lengths["a"][:, None]
+    present = plain.lengths["a"][:, None] > 0
+    assert (noised[beyond & present] != 0).all()
+    assert (noised[beyond & ~present] == 0).all()
+    assert torch.equal(
+        noised[~beyond], scheduler()(plain.features, lengths=plain.lengths, condition="none").features["a"][~beyond]
+    )
+
+
+def test_skipping_batches_leaves_the_rest_as_it_was():
+    data = dataset()
+    batches, rows = Batches(data, CPU, 7), data.splits["train"]
+    whole, rest = (list(batches.shuffled(rows, 1, 2, first=first)) for first in (0, 3))
+    assert [b.sample_ids.tolist() for b in rest] == [b.sample_ids.tolist() for b in whole[3:]]
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -128,6 +153,27 @@ def test_average_is_over_the_incomplete_conditions():
     six = [result.conditions[name].wa for name in ("a", "v", "l", "av", "al", "vl")]
     assert result.average["wa"] == pytest.approx(sum(six) / 6)
     assert json.loads(json.dumps(result.as_dict()))["average6"]["wa"] == result.average["wa"]
+
+
+def test_conditions_that_are_named():
+    data, noise = dataset(), scheduler()
+    model, batches, rows = NMER(data.dims, 2, SMALL), Batches(data, CPU, 16), data.splits["test"]
+    every, some = (evaluate(model, batches, rows, noise, 0, conditions=names) for names in (None, ["vl", "a", "none"]))
+    assert list(some.conditions) == ["vl", "a", "none"]
+    assert all(every.conditions[name] == scores for name, scores in some.conditions.items())
+    assert some.average["wa"] == pytest.approx((some.conditions["vl"].wa + some.conditions["a"].wa) / 2)
+    assert evaluate(model, batches, rows, noise, 0, conditions=["all"]).average == {}
+    with pytest.raises(UserError, match=r"^condition: expected one of a, v, l, av, al, vl, none, all, got 'x'"):
+        evaluate(model, batches, rows, noise, 0, conditions=["a", "x"])
+
+
+def test_a_leak_is_refused_unless_asked_for():
+    data = dataset()
+    model = NMER(data.dims, 2, replace(SMALL, tokens="batch"))
+    arguments = (model, Batches(data, CPU, 16), data.splits["test"], scheduler(), 0)
+    with pytest.raises(UserError, match=r"^tokens: in evaluation, model.tokens=batch lets a prediction depend on its"):
+        evaluate(*arguments)
+    assert evaluate(*arguments, allow_leak=True).conditions["all"].n == 15
 
 
 # ---------------------------------------------------------------- training
@@ -176,6 +222,134 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         match=r"^nmer: the (loss '\w+'|gradient norm) became (nan|inf) at step \d of epoch \d; expected a finite",
     ):
         train(data, scheduler(), config(epochs=20, lr=1e30, teacher_lr=1e-4), CPU, QUIET)
+
+
+def test_every_sub_network_is_clipped():
+    """After a step of SGD-like Adam state, by hand: gradients of each part have at most the norm asked for."""
+    data, seen = dataset(), []
+    cfg = config(epochs=1, teacher_epochs=1, clip=1e-3, teacher_clip=1e-3, clip_each=True)
+    real = torch.optim.AdamW.step
+
+    def step(self, *args):
+        seen.append([p.grad for group in self.param_groups for p in group["params"]])
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        trained = train(data, scheduler(), cfg, CPU, QUIET)
+    assert seen
+    of = dict(zip(trained.model.parameters(), seen[-1], strict=True))
+    norms = [torch.stack([of[p].norm() for p in part.parameters()]).norm() for part in trained.model.parts()]
+    assert all(norm <= 1e-3 * (1 + 1e-4) for norm in norms)
+    assert sum(norm > 0.9e-3 for norm in norms) == len(norms)  # each at its own limit, not all together
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_optimizer_is_the_configs(optimizer, kind):
+    data, cfg = dataset(), config(optimizer=optimizer, beta1=0.5)
+    fit = teacher_fit(Teacher(data.dims, 2, SMALL, 0.01), Batches(data, CPU, 16), cfg)
+    assert type(fit.optimizer) is kind
+    assert fit.optimizer.defaults["betas"] == (0.5, 0.999)
+
+
+def test_select_last_keeps_the_last_although_there_is_val():
+    data = dataset(val=True)
+    assert train(data, scheduler(), config(epochs=4, select="last"), CPU, QUIET).epoch == 4
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_has_every_scalar(tmp_path):
+    """Losses every so many steps, the rest once an epoch; means agree with the history."""
+    data, cfg = dataset(val=True), config(epochs=3, clip=1.0)
+    trained = train(data, scheduler(), cfg, CPU, QUIET, log=Log(tmp_path, every=1))
+    nmer, teacher = scalars(tmp_path / "nmer"), scalars(tmp_path / "teacher")
+    for term in ("kl", "mse", "inv", "cls", "total"):
+        steps, values = zip(*nmer[f"loss/{term}"], strict=True)
+        assert steps == tuple(range(6))
+        means = [sum(values[i : i + 2]) / 2 for i in (0, 2, 4)]
+        assert means == pytest.approx([losses[term] for losses in trained.losses])
+    assert [value for _, value in nmer["lr"]] == pytest.approx([1e-4, 1e-4, 1e-4 * 2 / 3])
+    assert [step for step, _ in nmer["samples_per_second"]] == [2, 4, 6]
+    assert len(nmer["grad_norm"]) == 6
+    for name in "avl":
+        assert all(abs(value + 10) < 2 for _, value in nmer[f"realised_snr_db/{name}"])
+    for name in ("a", "av", "none", "all"):
+        assert len(nmer[f"val_wa/{name}"]) == len(nmer[f"val_ua/{name}"]) == 3
+    latent = [nmer[f"kl_per_latent/{i:03d}"][-1][1] for i in range(8)]
+    assert sum(latent) == pytest.approx(trained.losses[-1]["kl"], rel=1e-4)
+    assert nmer["kl_per_latent/active"][-1][1] == sum(value > 0.01 for value in latent)
+    assert {"loss/cls", "loss/cmd", "loss/total", "grad_norm", "lr"} <= set(teacher)
+    sparse = tmp_path / "sparse"
+    train(data, scheduler(), cfg, CPU, QUIET, log=Log(sparse, every=4))
+    assert [step for step, _ in scalars(sparse / "nmer")["loss/total"]] == [0, 4]
+
+
+def test_really_missing_modalities():
+    """Train lacks v for most and l for some, test lacks others, some samples lack everything: all stays finite."""
+    data = dataset(200)
+    generator = torch.Generator().manual_seed(1)
+    modalities = {}
+    for m, (name, ragged) in enumerate(data.modalities.items()):
+        lacks = torch.rand(200, generator=generator) < 0.4 + 0.2 * m
+        lacks[150:] = torch.rand(50, generator=generator) < 0.8 - 0.2 * m
+        lacks[:5] = True
+        lengths = torch.where(lacks, 0, ragged.lengths)
+        kept = torch.arange(len(ragged.values)) < 0
+        for i in range(200):
+            kept[ragged.offsets[i] : ragged.offsets[i] + lengths[i]] = True
+        modalities[name] = Ragged.from_lengths(ragged.values[kept], lengths)
+    data = replace(data, modalities=modalities)
+    trained = train(data, scheduler(), config(epochs=3), CPU, QUIET)
+    assert all(torch.isfinite(p).all() for p in trained.model.parameters())
+    result = evaluate(trained.model, Batches(data, CPU, 16), data.splits["test"], scheduler(), 0)
+    assert all(0 <= scores.wa <= 1 for scores in result.conditions.values())
+
+
+def test_a_modality_that_no_test_sample_has():
+    data = dataset()
+    test = data.splits["test"]
+    a = data.modalities["a"]
+    first = int(a.offsets[test[0]])
+    lengths = a.lengths.clone()
+    lengths[test] = 0
+    data = replace(data, modalities={**data.modalities, "a": Ragged.from_lengths(a.values[:first], lengths)})
+    trained = train(data, scheduler(), config(), CPU, QUIET)
+    result = evaluate(trained.model, Batches(data, CPU, 16), test, scheduler(), 0)
+    assert result.as_dict()["snr_db"]["a"] is None
+    assert result.conditions["all"].n == 15
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 6])
+def test_any_number_of_modalities_trains(m):
+    data = dataset()
+    names = [f"m{i}" for i in range(m - 1)] + ["text"]
+    sources = list(data.modalities.values())
+    data = replace(data, modalities={name: sources[i % 3] for i, name in enumerate(names)})
+    noise = NoiseScheduler(dict.fromkeys(names, 1.0), snr_db=-10)
+    trained = train(data, noise, config(epochs=1, teacher_epochs=1), CPU, QUIET)
+    assert all(torch.isfinite(torch.tensor(list(losses.values()))).all() for losses in trained.losses)
+    result = evaluate(trained.model, Batches(data, CPU, 16), data.splits["test"], noise, 0)
+    assert len(result.conditions) == max(2**m, 2)
+
+
+def test_under_autocast_training_is_nearly_the_same():
+    """Weights stay float32, losses stay within bf16's rounding of float32's, and fall."""
+    data = dataset()
+    exact, low = (
+        train(data, scheduler(), config(epochs=4, teacher_epochs=1, lr=1e-3, amp=amp), CPU, QUIET)
+        for amp in (False, True)
+    )
+    assert all(p.dtype == torch.float32 for p in low.model.parameters())
+    assert low.losses[0] != exact.losses[0]
+    assert low.losses[0] == pytest.approx(exact.losses[0], rel=0.05)
+    assert low.losses[-1]["total"] < 0.8 * low.losses[0]["total"]
 
 
 def test_learning_rate_is_constant_for_half_then_linear():

@@ -1,12 +1,15 @@
 """NMER and its teacher: the published losses by hand, the one-token Transformer, learning, independence of mates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nmer_fast import ops
+from nmer_fast.config import PRESETS
+from nmer_fast.errors import UserError
 from nmer_fast.models import NMER, Batch, NMERConfig, Targets, Teacher
 from nmer_fast.models.nmer import OneTokenLayer
 from nmer_fast.models.teacher import central_moment_discrepancy
@@ -73,9 +76,11 @@ def test_any_number_of_modalities(dims):
     assert model.eval()(b).logits.shape == (6, 4)
 
 
-def test_alone_and_in_a_padded_batch():
+@pytest.mark.parametrize("tokens", ["one", "modality"])
+def test_alone_and_in_a_padded_batch(tokens):
     """One sample's logits do not depend on padding or on its batch mates."""
-    model, b = NMER(DIMS, 4).eval(), batch()
+    model, b = NMER(DIMS, 4, NMERConfig(tokens=tokens)).eval(), batch()
+    assert not model.leaks
     logits = model(b).logits
     for i in range(6):
         alone = Batch(
@@ -90,6 +95,92 @@ def test_alone_and_in_a_padded_batch():
         for name, x in b.features.items()
     }
     torch.testing.assert_close(model(Batch(poisoned, b.lengths, b.labels, b.sample_ids)).logits, logits)
+
+
+def test_the_released_tokens_leak_between_batch_mates():
+    """Attention over the batch: another mate, another prediction; and it says so."""
+    model, b = NMER(DIMS, 4, NMERConfig(tokens="batch")).eval(), batch()
+    assert model.leaks
+    logits = model(b).logits
+    b.features["a"][5] += 1
+    changed = (model(b).logits - logits).abs().amax(1)
+    assert (changed[:5] > 0).all()
+
+
+@pytest.mark.parametrize("tokens", ["one", "modality", "batch"])
+def test_tokens_by_hand(tokens):
+    """Softmax attention written out, on the tokens that each setting says, through one layer."""
+    config = NMERConfig(layers=1, heads=4, tokens=tokens, feedforward=16)
+    model, joint = NMER(DIMS, 4, config).eval(), torch.randn(6, 768)
+    layer, width = model.vae_encoder[0], 128 if tokens == "modality" else 768
+    x = {"one": joint[:, None], "modality": joint.reshape(6, 6, 128), "batch": joint[None]}[tokens]
+    if tokens == "one":
+        attended = layer.out(layer.value(x))  # over one token the weight is 1
+        first, last = layer.feedforward[0], layer.feedforward[3]
+    else:
+        own = layer.self_attn
+        q, k, v = (
+            t.unflatten(2, (4, -1)).transpose(1, 2)
+            for t in F.linear(x, own.in_proj_weight, own.in_proj_bias).chunk(3, 2)
+        )
+        weights = (q @ k.transpose(2, 3) / math.sqrt(width / 4)).softmax(3)
+        attended = own.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        first, last = layer.linear1, layer.linear2
+    x = layer.norm1(x + attended)
+    x = layer.norm2(x + last(first(x).relu()))
+    torch.testing.assert_close(model._attend(joint), x.reshape(6, 768), rtol=1e-4, atol=1e-5)
+
+
+def test_the_released_settings_by_hand():
+    """KL summed over the batch too; the classifier 384 -> 128 -> 128 with ReLU, BatchNorm, dropout; two leaky layers."""
+    released = PRESETS["released"].model
+    model, b = NMER(DIMS, 4, replace(released, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)), batch()
+    losses = model(b).losses
+    total = losses["kl"] + losses["mse"] + losses["inv"] + losses["cls"]
+    torch.testing.assert_close(losses["total"], total)
+    assert [type(layer).__name__ for layer in model.classifier] == [*["Linear", "ReLU", "BatchNorm1d", "Dropout"] * 2, "Linear"]  # fmt: skip
+    assert [layer.weight.shape for layer in model.classifier if hasattr(layer, "in_features")] == [(128, 384), (128, 128), (4, 128)]  # fmt: skip
+    first, second = model.encoders.shared[0], model.encoders.shared[2]
+    x = torch.randn(3, 128)
+    expected = F.leaky_relu(second(F.leaky_relu(first(x), 0.01)), 0.01)
+    torch.testing.assert_close(model.encoders.shared(x), expected)
+    mean = NMER(DIMS, 4, replace(model.config, kl="mean"))
+    mean.load_state_dict(model.state_dict())
+    torch.testing.assert_close(losses["kl"], 6 * mean(b).losses["kl"])
+
+
+def test_kl_per_latent_dimension_sums_to_the_kl():
+    model, b = NMER(DIMS, 4, STILL), batch()
+    output = model(b)
+    assert output.watched["kl_per_latent"].shape == (64,)
+    torch.testing.assert_close(output.watched["kl_per_latent"].sum(), output.losses["kl"], rtol=1e-4, atol=0)
+
+
+def test_parts_hold_every_parameter_once():
+    """Else clipping each sub-network would miss some."""
+    for model in (NMER(DIMS, 4), Teacher(DIMS, 4, NMERConfig(), 1.0)):
+        held = [id(p) for part in model.parts() for p in part.parameters()]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_heads_that_do_not_divide_the_tokens_are_refused():
+    with pytest.raises(UserError, match=r"^model.heads: expected a divisor of the token's 128 dimensions, got 3"):
+        NMER(DIMS, 4, NMERConfig(tokens="modality", heads=3))
+
+
+def test_samples_without_any_modality():
+    """All of a batch's samples lack everything, or one modality: finite losses and gradients, zero features."""
+    for absent in ("avl", "v"):
+        model, teacher, b = NMER(DIMS, 4), Teacher(DIMS, 4, NMERConfig(), 1.0), batch()
+        b.lengths = {name: lengths * (name not in absent) for name, lengths in b.lengths.items()}
+        assert (
+            teacher.eval().targets(b).joint.unflatten(1, (3, 128))[:, ["avl".index(m) for m in absent]].abs().max() == 0
+        )
+        for trained in (model, teacher.train()):
+            losses = trained(b).losses
+            losses["total"].backward()
+            assert all(torch.isfinite(value) for value in losses.values())
+            assert all(p.grad is None or torch.isfinite(p.grad).all() for p in trained.parameters())
 
 
 def test_evaluation_has_no_chance_in_it():

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nmer_fast import ops
-from nmer_fast.noise import KINDS, NoiseScheduler
+from nmer_fast.noise import KINDS, NoiseSchedule, NoiseScheduler
 
 VARIANCES = {"a": 4.0, "v": 0.25, "l": 1.0}
 
@@ -189,3 +189,58 @@ def test_ops_are_what_the_scheduler_adds():
             sample_ids=ids, lengths=lengths[m],
         )  # fmt: skip
         assert torch.equal(noised[m], y)
+
+
+def test_random_steps_are_uniform_and_one_for_each_batch_and_modality():
+    """Over 4,000 batches every T from 1 to 20 comes equally often (chi-square), and modalities draw apart."""
+    schedule = NoiseSchedule("scaled_linear", 0.01, 0.5, 20)
+    scheduler = NoiseScheduler(VARIANCES, steps="random", schedule=schedule)
+    drawn = torch.stack([scheduler._random_alpha_bars(torch.tensor([3, 0]), torch.tensor([i])) for i in range(4000)])
+    table = torch.tensor([schedule.alpha_bar(t) for t in range(1, 21)], dtype=torch.float64)
+    index = (drawn[..., None] == table).long().argmax(-1)
+    assert torch.equal(table[index], drawn)
+    for m in range(3):
+        counts = torch.bincount(index[:, m], minlength=20)
+        assert ((counts - 200) ** 2 / 200).sum() < 43.8  # the 99.9 % point of 19 degrees of freedom
+    assert abs(torch.corrcoef(index.double().t())[0, 1]) < 0.06
+
+
+def test_random_steps_by_hand():
+    """The batch's noise is that of its T; another draw or another first sample has another T."""
+    schedule = NoiseSchedule("scaled_linear", 0.01, 0.5, 100)
+    scheduler = NoiseScheduler(VARIANCES, steps="random", schedule=schedule, seed=5)
+    features, lengths = batch()
+    ids = torch.arange(7, 7 + len(lengths["a"]))
+    noised = scheduler(features, lengths=lengths, sample_ids=ids, draw=2, condition="none", return_stats=True)
+    alpha_bars = scheduler._random_alpha_bars(torch.tensor([5, 2]), ids)
+    for m, name in enumerate(VARIANCES):
+        y = ops.add_noise(
+            features[name], alpha_bars[m], seed=5, draw=2, stream=m, sample_ids=ids, lengths=lengths[name]
+        )
+        assert torch.equal(noised.features[name], y)
+    assert not torch.equal(alpha_bars, scheduler._random_alpha_bars(torch.tensor([5, 3]), ids))
+    assert not torch.equal(alpha_bars, scheduler._random_alpha_bars(torch.tensor([5, 2]), ids + 1))
+    assert all(math.isnan(snr) for snr in scheduler.snr_db.values())
+
+
+def test_realised_snr_over_batches_of_different_alpha_bars():
+    """Signal and noise power add up over batches, each scaled by its own alpha_bar."""
+    schedule = NoiseSchedule("scaled_linear", 0.01, 0.5, 100)
+    scheduler = NoiseScheduler(VARIANCES, steps="random", schedule=schedule)
+    total, signal, noise = 0, 0.0, 0.0
+    for first in (0, 100, 200):
+        features, _ = batch(30)
+        ids = torch.arange(first, first + 30)
+        noised = scheduler(features, sample_ids=ids, condition="none", return_stats=True)
+        alpha_bar = scheduler._random_alpha_bars(torch.tensor([0, 0]), ids)[0]
+        clean = alpha_bar.sqrt() * features["a"].double()
+        signal += (clean**2).sum().item()
+        noise += ((noised.features["a"].double() - clean) ** 2).sum().item()
+        total = total + noised.stats
+    # batch() draws features around 0: the mean's share of the power is beyond the tolerance
+    assert scheduler.realised_snr_db(total)["a"] == pytest.approx(10 * math.log10(signal / noise), abs=0.02)
+
+
+def test_steps_that_are_no_steps():
+    with pytest.raises(ValueError, match=r"^steps: expected T for each modality or 'random', got 'many'"):
+        NoiseScheduler(VARIANCES, steps="many")

@@ -1,0 +1,217 @@
+"""Stopping and going on: the same bits as without a stop, wherever it comes; signals; saved states."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nmer_fast import train as command
+from nmer_fast.engine import saving
+from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
+from nmer_fast.engine.stopping import StopRequest
+from nmer_fast.engine.trainer import train
+from nmer_fast.errors import Stopped, UserError
+
+from .test_engine import CPU, QUIET, SMALL, config, dataset, scheduler
+
+assert SMALL.dropout > 0  # so that a random generator out of step shows
+QUICK = ("--size", "40", "--set", "model.layers=1", "--set", "training.teacher_epochs=2", "--epochs", "10")
+
+
+class StopAfter(StopRequest):
+    """Asked to stop once it has been looked at so many times: once after every step."""
+
+    signal = signal.SIGTERM
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def __bool__(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+def stop_and_go_on(data, noise, cfg, looks, folder):
+    """Train with a stop after so many steps, then from the saved state to the end."""
+    torch.manual_seed(77)  # whatever state the process's generator is in
+    with pytest.raises(Stopped):
+        train(data, noise, cfg, CPU, QUIET, folder=folder, request=StopAfter(looks))
+    saved = load_checkpoint(folder, RESUME)
+    torch.manual_seed(78)
+    return train(data, noise, cfg, CPU, QUIET, folder=folder, saved=saved), saved[1]["fit"]
+
+
+def assert_same(a, b):
+    assert a.losses == b.losses
+    assert a.epoch == b.epoch
+    states = a.model.state_dict(), b.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# Two teacher epochs of two steps, then three epochs of two: looks are counted once a step.
+@pytest.mark.parametrize(
+    ("looks", "where"),
+    [
+        (0, ("teacher", 0, 1)),
+        (1, ("teacher", 1, 0)),
+        (3, ("teacher", 2, 0)),
+        (4, ("nmer", 0, 1)),
+        (5, ("nmer", 1, 0)),
+        (6, ("nmer", 1, 1)),
+        (9, ("nmer", 3, 0)),
+    ],
+)
+def test_a_stop_anywhere_changes_no_bit(looks, where, tmp_path):
+    """With dropout, BatchNorm, a val split whose best epoch is kept, and clipping."""
+    data, noise = dataset(val=True), scheduler()
+    cfg = config(replace(SMALL, classifier_batch_norm=True), epochs=3, clip=1.0, clip_each=True)
+    whole = train(data, noise, cfg, CPU, QUIET)
+    resumed, fit = stop_and_go_on(data, noise, cfg, looks, tmp_path)
+    assert (fit["name"], fit["epoch"], fit["step_in_epoch"]) == where
+    assert_same(whole, resumed)
+
+
+def test_stopping_twice_changes_no_bit(tmp_path):
+    data, noise, cfg = dataset(), scheduler(), config(epochs=3)
+    whole = train(data, noise, cfg, CPU, QUIET)
+    for looks in (1, 1, 2):
+        saved = load_checkpoint(tmp_path, RESUME) if (tmp_path / "resume.json").exists() else None
+        with pytest.raises(Stopped):
+            train(data, noise, cfg, CPU, QUIET, folder=tmp_path, request=StopAfter(looks), saved=saved)
+    resumed = train(data, noise, cfg, CPU, QUIET, folder=tmp_path, saved=load_checkpoint(tmp_path, RESUME))
+    assert_same(whole, resumed)
+
+
+def test_a_stop_changes_no_bit_under_compile_and_amp(tmp_path):
+    """With dropout, so Inductor's random numbers go on where they were."""
+    data, noise, cfg = dataset(), scheduler(), config(compile=True, amp=True)
+    whole = train(data, noise, cfg, CPU, QUIET)
+    resumed, fit = stop_and_go_on(data, noise, cfg, 5, tmp_path)
+    assert (fit["name"], fit["epoch"]) == ("nmer", 1)
+    assert_same(whole, resumed)
+
+
+def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
+    """After a crash the last one serves; with one an epoch, a crash in epoch 3 loses no more than that epoch."""
+    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    data, noise, cfg, calls = dataset(), scheduler(), config(epochs=3), []
+    whole = train(data, noise, cfg, CPU, QUIET)
+
+    def crash(fit):
+        calls.append(fit)
+        if len(calls) == 5:
+            raise RuntimeError("the machine died")
+
+    monkeypatch.setattr(saving.Saver, "after_step", lambda self, fit: crash(fit))
+    with pytest.raises(RuntimeError, match="the machine died"):
+        train(data, noise, cfg, CPU, QUIET, folder=tmp_path)
+    monkeypatch.undo()
+    saved = load_checkpoint(tmp_path, RESUME)
+    assert (saved[1]["fit"]["name"], saved[1]["fit"]["epoch"]) == ("nmer", 2)
+    assert_same(whole, train(data, noise, cfg, CPU, QUIET, folder=tmp_path, saved=saved))
+
+
+def test_a_loss_that_becomes_nan_keeps_the_last_good_state(tmp_path, monkeypatch):
+    """A weight poisoned in epoch 3: the step and term are named, and the state of epoch 2 stays and is finite."""
+    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    data, noise, cfg, steps = dataset(), scheduler(), config(epochs=4), []
+
+    def poison(self, fit):
+        steps.append(fit.name)
+        if steps.count("nmer") == 3:  # after the first step of epoch 3: its second sees it
+            with torch.no_grad():
+                fit.model.to_logvar.weight.fill_(float("nan"))
+
+    monkeypatch.setattr(saving.Saver, "after_step", poison)
+    with pytest.raises(UserError, match=r"^nmer: the loss 'kl' became nan at step 2 of epoch 3; expected a finite"):
+        train(data, noise, cfg, CPU, QUIET, folder=tmp_path)
+    tensors, state = load_checkpoint(tmp_path, RESUME)
+    assert state["fit"]["epoch"] == 2
+    assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+
+
+def test_a_nan_is_not_saved_on_request(tmp_path, monkeypatch):
+    """Asked to stop while the loss is already NaN, the good state stays."""
+    data, noise, cfg = dataset(), scheduler(), config(teacher_epochs=1, epochs=3)
+    real, seen = saving.Saver.after_step, []
+
+    def poison(self, fit):
+        seen.append(fit.name)
+        if fit.name == "nmer":
+            fit.records["cls"][-1] = torch.tensor(float("nan"))
+        real(self, fit)
+
+    monkeypatch.setattr(saving.Saver, "after_step", poison)
+    with pytest.raises(UserError, match=r"^nmer: the loss 'cls' became nan at step 1 of epoch 1"):
+        train(data, noise, cfg, CPU, QUIET, folder=tmp_path, request=StopAfter(2))
+    assert load_checkpoint(tmp_path, RESUME)[1]["fit"]["step_in_epoch"] == 0
+
+
+# ---------------------------------------------------------------- the command
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "nmer_fast.train", *QUICK, "--out", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(process, text):
+    """Read on until a line holds the text."""
+    deadline = time.monotonic() + 120
+    for line in process.stdout:
+        if text in line:
+            return
+        assert time.monotonic() < deadline
+    raise AssertionError(f"ended without {text!r}: {process.stderr.read()}")
+
+
+def stop(folder, number):
+    """Send the signal in epoch 3 of NMER; exit status and stderr."""
+    process = start(folder)
+    wait_for(process, "nmer 2/10")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+def test_sigterm_leaves_a_state_that_ends_as_an_uninterrupted_run(tmp_path):
+    folder = tmp_path / "run"
+    assert stop(folder, signal.SIGTERM) == (0, f"stopped; go on with: python -m nmer_fast.train --resume {folder}\n")
+    assert not (folder / "results.json").exists()
+    with pytest.raises(UserError, match=r"^out: expected a new folder, got .*run, which holds a run"):
+        command.run(command.Options(size=40, out=folder), quiet=True)
+    resumed = command.run(command.Options(resume=folder), quiet=True)
+    whole = command.run(command.Options(config=folder / "config.json", out=tmp_path / "whole"), quiet=True)
+    assert resumed["losses"] == whole["losses"]
+    assert resumed["conditions"] == whole["conditions"]
+    assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == [
+        "checkpoint", "checkpoint.json", "config.json", "results.json", "tensorboard",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"^resume: .*which is finished"):
+        command.run(command.Options(resume=folder), quiet=True)
+
+
+def test_resume_refuses_other_data_and_damage(tmp_path):
+    folder = tmp_path / "run"
+    assert stop(folder, signal.SIGINT) == (130, f"stopped; go on with: python -m nmer_fast.train --resume {folder}\n")
+    path = folder / "resume.json"
+    state = json.loads(path.read_text())
+
+    def refused(changes, match):
+        path.write_text(json.dumps({**state, **changes}))
+        with pytest.raises(UserError, match=match):
+            command.run(command.Options(resume=folder), quiet=True)
+
+    other = {**state["config"], "data": {**state["config"]["data"], "size": 70}}
+    refused({"config": other}, r"^resume: expected the data that the run began with, got other contents of synthetic")
+    refused({"version": 1}, r"resume.json: expected a checkpoint of version 2, got version 1")
+    refused({"sha256": "0"}, r"expected the checksum of resume-\w+.safetensors, got another: the file is damaged")
+    refused({"config": {"data": {"source": 3}}}, r"run: data.source: expected a valid string, got 3")

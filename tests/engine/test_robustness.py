@@ -1,0 +1,108 @@
+"""Sweeps of noise, for checkpoints and for anybody's model."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from nmer_fast.errors import UserError
+from nmer_fast.evaluate import robustness
+from nmer_fast.noise import NoiseScheduler, variance
+
+from .test_engine import dataset
+
+
+def first_column_of_a(features):
+    """A model that knows the made-up data's secret in modality a alone."""
+    sums = features["a"][..., 0].sum(1)
+    return torch.stack([-sums, sums], dim=1)
+
+
+def test_the_noise_is_the_contracts_and_the_accuracy_is_the_models():
+    """Each point by hand: the same noise, the model's own answers, accuracy counted."""
+    data = dataset(200)
+    result = robustness(
+        first_column_of_a, data, noise=("gaussian", "impulse"), snr_db=(0.0, -30.0), seed=3, batch_size=7
+    )
+    assert [(p.noise.kind, p.noise.snr_db) for p in result.points] == [
+        ("gaussian", 0.0), ("gaussian", -30.0), ("impulse", 0.0), ("impulse", -30.0),
+    ]  # fmt: skip
+    rows = data.splits["test"]
+    variances = {m: variance(r.take(data.splits["train"]).values) for m, r in data.modalities.items()}
+    for point in result.points:
+        noise = NoiseScheduler(variances, snr_db=point.noise.snr_db, kind=point.noise.kind)
+        padded = {m: r.padded(rows) for m, r in data.modalities.items()}
+        noisy = noise(
+            {m: x for m, (x, _) in padded.items()}, lengths={m: n for m, (_, n) in padded.items()},
+            sample_ids=rows, rng=torch.tensor([3, 2**31]), condition="none",
+        ).features  # fmt: skip
+        for name, features in (("none", noisy), ("all", {m: x for m, (x, _) in padded.items()})):
+            right = first_column_of_a(features).argmax(1) == data.labels[rows]
+            assert point.evaluation.conditions[name].wa == pytest.approx(right.float().mean().item())
+    clean, loud = (result.points[i].evaluation.conditions for i in (0, 1))
+    assert clean["all"].wa == loud["all"].wa == loud["av"].wa > 0.9  # a is clean in both
+    assert loud["v"].wa < 0.75
+
+
+def test_it_is_written_as_one_table_of_each_kind(tmp_path):
+    data = dataset()
+    result = robustness(first_column_of_a, data, noise=("gaussian", "missing"), conditions=("a", "none"))
+    paths = result.write(tmp_path / "table.csv", {"note": "mine"})
+    assert [path.name for path in paths] == ["table.json", "table.csv"]
+    rows = list(csv.DictReader(paths[1].open()))
+    assert len(rows) == (4 + 1) * 2
+    assert list(rows[0])[:9] == ["noise", "p", "snr_db", "steps", "clean", "wa", "ua", "f1", "n"]
+    assert [row["clean"] for row in rows[:2]] == ["a", "none"]
+    content = json.loads(paths[0].read_text())
+    assert content["note"] == "mine"
+    for row, scores in zip(
+        rows, (s for entry in content["results"] for s in entry["conditions"].values()), strict=True
+    ):
+        assert float(row["wa"]) == scores["wa"]
+        assert int(row["n"]) == scores["n"]
+    text = str(result)
+    assert "gaussian" in text
+    assert "missing" in text
+    assert f"{100 * result.points[0].evaluation.conditions['a'].wa:.2f}" in text
+
+
+def test_many_conditions_show_their_averages():
+    data = dataset()
+    names = list("abcd")
+    sources = list(data.modalities.values())
+    from dataclasses import replace
+
+    data = replace(data, modalities={m: sources[i % 3] for i, m in enumerate(names)})
+    text = str(robustness(first_column_of_a, data, snr_db=(0.0,)))
+    assert "the CSV has all 16 conditions" in text
+    assert "abc " not in text
+
+
+def test_lengths_on_request_and_modules_in_eval_mode():
+    class Net(torch.nn.Module):
+        def forward(self, features, lengths):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            assert (features["a"][torch.arange(features["a"].shape[1]) >= lengths["a"][:, None]] == 0).all()
+            return first_column_of_a(features)
+
+    data, net = dataset(), Net().train()
+    with_lengths = robustness(net, data, snr_db=(-10.0,), with_lengths=True)
+    assert net.training
+    assert with_lengths.rows() == robustness(first_column_of_a, data, snr_db=(-10.0,)).rows()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "split: expected one of train, test, got 'val'"),
+        ({"noise": ("pink",)}, "noise.kind: expected 'gaussian'"),
+        ({"snr_db": (float("inf"),)}, "noise.snr_db: expected a finite number, got inf"),
+        ({"conditions": ("a", "va")}, "condition: expected one of a, v, l, av, al, vl, none, all, got 'va'"),
+        ({"p": -1.0}, "noise.p: expected at least 0, got -1.0"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(UserError, match=rf"^{message}"):
+        robustness(first_column_of_a, dataset(), **options)
