@@ -43,7 +43,11 @@ def _tyros_complaint(box: str) -> str:
     lines = [line.strip("│─- ") for line in box.splitlines()]
     paragraph = takewhile(bool, dropwhile(lambda line: not line, lines[1:]))
     text = " ".join(paragraph).replace("{None}|", "")
-    return re.sub(r"Error parsing (\S+): no type matching (\S+) .* from \[(.*?)\].*", r"\1: expected \2, got \3", text)
+    flag, _, complaint = text.removeprefix("Error parsing ").partition(": ")
+    if found := re.match(r"no type matching (\S+) .* from \[(.*?)\]|.* valid parse for arguments: \[(.*)\]", complaint):
+        kind, one, several = found.groups()
+        return f"{flag}: expected {kind}, got {one}" if kind else f"{flag}: expected other values, got {several}"
+    return text
 
 
 def fail_in_one_line(run: Callable[[], Any]) -> int:

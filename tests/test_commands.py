@@ -1,5 +1,6 @@
 """The commands as a user runs them."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -20,8 +21,18 @@ def command(name, *arguments):
     )
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A run of one epoch on the synthetic data."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train.run(train.Options(size=40, epochs=1, settings=("training.teacher_epochs=1",), out=folder), quiet=True)
+    return folder
+
+
 def test_train_then_evaluate(tmp_path):
-    done = command("train", "--size", 60, "--epochs", 2, "--out", tmp_path, "--snr", -20, "--compile")
+    done = command(
+        "train", "--size", 60, "--epochs", 2, "--out", tmp_path, "--snr", -20, "--compile", "--set", "model.layers=1"
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "compiled the step as one graph in" in done.stdout
     assert "average of 6" in done.stdout
@@ -36,15 +47,58 @@ def test_train_then_evaluate(tmp_path):
     assert results["versions"]["torch"]
     assert {"teacher", "compile", "train", "evaluate"} <= set(results["times"])
 
-    again = command("evaluate", tmp_path, "--out", tmp_path / "again.json")
+    again = command("evaluate", tmp_path, "--out", tmp_path / "again")
     assert again.returncode == 0, again.stderr
     entry = json.loads((tmp_path / "again.json").read_text())["results"][0]
     assert entry["conditions"] == results["conditions"]  # the checkpoint is the model
-    swept = command("evaluate", tmp_path, "--noise", "impulse", "--snr", 0, -40)
-    assert swept.stdout.count("impulse noise at") == 2
     refused = command("evaluate", tmp_path / "nowhere")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
+
+
+def test_evaluate_sweeps_in_one_table(tmp_path, capsys):
+    train.run(train.Options(size=60, epochs=1, out=tmp_path), quiet=True)
+    capsys.readouterr()
+    result = evaluate.run(
+        evaluate.Options(
+            tmp_path, noise=("gaussian", "impulse", "missing"), snr=(0.0, -40.0), p=0.2,
+            conditions=("a", "vl", "none"), out=tmp_path / "sweep",
+        )
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert printed.count("each cell: WA % over UA %") == 1
+    assert [(p.noise.kind, p.noise.snr_db) for p in result.points] == [
+        ("gaussian", 0), ("gaussian", -40), ("impulse", 0), ("impulse", -40), ("missing", None),
+    ]  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [(row["noise"], row["clean"]) for row in rows[:4]] == [
+        ("gaussian", "a"), ("gaussian", "vl"), ("gaussian", "none"), ("gaussian", "a"),
+    ]  # fmt: skip
+    assert [row["p"] for row in rows] == [""] * 6 + ["0.2"] * 6 + [""] * 3
+    assert all(abs(float(row["realised_snr_db_l"]) + 40) < 1 for row in rows if row["snr_db"] == "-40.0")
+    entry = json.loads((tmp_path / "sweep.json").read_text())["results"][1]
+    assert entry["conditions"]["vl"]["wa"] == float(rows[4]["wa"])
+    assert entry["kind"] == "gaussian"
+    alone = evaluate.run(evaluate.Options(tmp_path, noise=("impulse",), snr=(-40.0,), p=0.2), quiet=True).points[0]
+    assert alone.evaluation.conditions["vl"] == result.points[3].evaluation.conditions["vl"]
+
+
+def test_the_written_config_repeats_the_run(tmp_path):
+    """Other settings than the default in every section; the same bits, and a config of the same content."""
+    options = train.Options(
+        preset="released", settings=("model.layers=1", "training.teacher_epochs=1"), size=60, epochs=2, seed=3,
+        allow_leak=True, noise="impulse", p=0.5, out=tmp_path / "first",
+    )  # fmt: skip
+    first = train.run(options, quiet=True)
+    again = train.run(train.Options(config=tmp_path / "first" / "config.json", out=tmp_path / "again"), quiet=True)
+    assert first["config"] == again["config"]
+    assert first["config"]["model"]["tokens"] == "batch"
+    assert first["losses"] == again["losses"]
+    assert first["conditions"] == again["conditions"]
+    evaluated = evaluate.run(evaluate.Options(tmp_path / "first"), quiet=True).points[0].evaluation
+    assert evaluated.as_dict()["conditions"] == first["conditions"]
+    changed = train.Options(config=tmp_path / "first" / "config.json", seed=4, epochs=1, out=tmp_path / "changed")
+    assert train.run(changed, quiet=True)["config"]["training"]["seed"] == 4
 
 
 @pytest.mark.parametrize("noise", ["impulse", "uniform", "laplace", "missing"])
@@ -130,6 +184,112 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, cap
     assert stderr.startswith(f"error: {message}")
     assert stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def features(n=40, **changes):
+    """The arrays of a small feature-set file."""
+    rng = np.random.default_rng(0)
+    base = {
+        "speech": rng.normal(size=(n, 5, 4)).astype(np.float32),
+        "text": rng.normal(size=(n, 8)).astype(np.float32),
+        "label": np.arange(n) % 3,
+        "split": np.where(np.arange(n) < 24, "train", "test"),
+        "id": np.array([f"utt{i}" for i in range(n)]),
+    }
+    return {key: value for key, value in {**base, **changes}.items() if value is not None}
+
+
+def with_value(array, place, value):
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": None}, "expected the key 'split', got only id, label, speech, text"),
+        ({"text": np.zeros((39, 8))}, "text: expected numbers of shape [40, D] or [40, T, D], got float64 [39, 8]"),
+        ({"speech_lengths": np.arange(39)}, "speech_lengths: expected integers of shape [40], got int64 [39]"),
+        ({"speech_lengths": np.full(40, 6)}, "speech_lengths: expected 0 to 5, got 6 to 6"),
+        ({"speech": with_value(features()["speech"], (7, 2, 1), np.nan)}, "modality speech: sample utt7 holds nan"),
+        ({"text": with_value(features()["text"], (9, 3), -np.inf)}, "modality text: sample utt9 holds -inf"),
+        ({"text": np.array([{}] * 40)}, "expected an .npz of plain arrays (no objects), got: Object arrays cannot be"),
+        ({"text": np.ones((40, 8))}, "modality text: expected features that vary, got variance 0 in train"),
+        ({"label": np.arange(40) - 1}, "label: expected 0 to 38, got [-1, 0"),
+        ({"label_names": np.array(["x", "y"])}, "label: expected 0 to 1, got [0, 1, 2]"),
+        ({"split": np.array(["train"] * 40)}, "split: expected samples of 'test', got none"),
+        ({"split": np.array(["test"] * 40)}, "split: expected samples of 'train', got none"),
+        ({"text_lengths": np.zeros(40, dtype=int)}, "modality text: expected steps in the train split, got none"),
+        ({"vidoe_lengths": np.ones(40)}, "vidoe_lengths: expected the lengths of a modality 'vidoe'"),
+    ],
+)
+def test_bad_features_are_one_line_and_status_2(changes, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", **features(**changes))
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "mine.npz"])
+    assert train.main() == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: mine")
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_one_line(keep, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "whole.npz", **features())
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "mine.npz").write_bytes(content[: int(keep * len(content))])
+    monkeypatch.setattr(sys, "argv", ["train", "--data", str(tmp_path / "mine.npz")])
+    assert train.main() == 2
+    stderr = capsys.readouterr().err
+    assert "mine.npz: expected an .npz of plain arrays (no objects), got: " in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--conditions a va", "condition: expected one of a, v, l, av, al, vl, none, all, got 'va'"),
+        ("--noise pink", "noise.kind: expected 'gaussian'"),
+        ("--snr loud", "--snr: expected"),
+        ("--fold 1", "fold: expected --data beside it"),
+        ("--data mine.npz", "mine: expected the classes ['happy', 'angry', 'sad', 'neutral'], got ['x', 'y', 'z']"),
+        ("--steps a=1", "steps: expected one each for a, v, l, got {'a': 1}"),
+        ("--noise missing --steps random", "snr, steps: expected neither with missing modalities"),
+    ],
+)
+def test_bad_input_of_evaluate(arguments, message, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", **features(label_names=np.array(["x", "y", "z"])))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(checkpoint), *arguments.split()])
+    assert evaluate.main() == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"error: {message}")
+    assert stderr.count("\n") == 1
+
+
+def test_evaluate_refuses_other_dimensions_and_damage(checkpoint, tmp_path):
+    np.savez(tmp_path / "mine.npz", **features(label_names=np.array(["happy", "angry", "sad", "neutral"])))
+    with pytest.raises(
+        UserError, match=r"^mine: expected modalities with dimensions {'a': 130, 'v': 342, 'l': 1024}, got"
+    ):
+        evaluate.run(evaluate.Options(checkpoint, data=str(tmp_path / "mine.npz")), quiet=True)
+    content = json.loads((checkpoint / "checkpoint.json").read_text())
+    damaged = tmp_path / "checkpoint.json"
+    for file in checkpoint.glob("checkpoint-*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for change, message in (
+        ({"version": 1}, "expected a checkpoint of version 2, got version 1"),
+        ({"config": {"model": {"latent": 3}}}, "expected a checkpoint of a whole NMER, got one that does not fit"),
+        ({"config": {"model": {"latent": "many"}}}, "model.latent: expected a valid integer"),
+        ({"data": {"dims": {"a": 130}, "class_names": ["x"]}}, "expected a checkpoint of a whole NMER"),
+        ({"data": {}}, "expected a checkpoint of a whole NMER, got one that does not fit: 'dims'"),
+    ):
+        damaged.write_text(json.dumps({**content, **change}))
+        with pytest.raises(UserError, match=message):
+            evaluate.run(evaluate.Options(damaged), quiet=True)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):

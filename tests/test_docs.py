@@ -1,9 +1,15 @@
 """What the documentation shows works."""
 
+import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+from nmer_fast.command import parse
+from nmer_fast.train import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,6 +22,23 @@ def test_the_readmes_python_runs():
     assert names["noisy"]["audio"].shape == (8, 50, 130)
     assert names["z"].shape == (8, 64)
     assert names["kl"].abs().max() == 0
+
+
+def test_the_python_of_training_md_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    exec(code, {})
+    assert "WA % over UA %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_shown_parse(page, monkeypatch):
+    """Every `python -m nmer_fast.<command>` line of a shell block is one that the command accepts."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+        for name, arguments in re.findall(r"python -m nmer_fast\.(\w+) ([^#\n]*)", block):
+            monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments.replace("$seed", "0"))])
+            options = parse(name, importlib.import_module(f"nmer_fast.{name}").Options)
+            if name == "train" and not options.resume and not options.config:
+                config_of(options)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -119,9 +119,10 @@ def _fold(name: str, split: np.ndarray[Any, Any], fold: int | None) -> np.ndarra
         if fold is not None:
             raise UserError(f"{name}: fold: expected none, split holds one fold, got {fold}")
         return split
-    if not 1 <= (fold or 1) <= split.shape[1]:
-        raise UserError(f"{name}: fold: expected 1 to {split.shape[1]}, got {fold}")
-    return split[:, (fold or 1) - 1]
+    chosen = 1 if fold is None else fold
+    if not 1 <= chosen <= split.shape[1]:
+        raise UserError(f"{name}: fold: expected 1 to {split.shape[1]}, got {chosen}")
+    return split[:, chosen - 1]
 
 
 def _splits(name: str, array: np.ndarray[Any, Any], n: int) -> dict[str, Tensor]:

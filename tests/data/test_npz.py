@@ -124,6 +124,40 @@ def test_every_flipped_byte_is_loaded_or_refused(tmp_path):
                 load_npz(path)
 
 
+def test_folds(tmp_path):
+    """A column of split for each fold; the first by default."""
+    folds = np.array(
+        [
+            ["train", "test"],
+            ["train", "train"],
+            ["val", "train"],
+            ["test", "train"],
+            ["train", "val"],
+            ["test", "train"],
+        ]
+    )
+    path = saved(tmp_path, split=folds)
+    first, again, second = (load_npz(path, fold) for fold in (None, 1, 2))
+    assert {name: rows.tolist() for name, rows in first.splits.items()} == {
+        "train": [0, 1, 4],
+        "val": [2],
+        "test": [3, 5],
+    }
+    assert all(torch.equal(first.splits[name], again.splits[name]) for name in first.splits)
+    assert {name: rows.tolist() for name, rows in second.splits.items()} == {
+        "train": [1, 2, 3, 5],
+        "val": [4],
+        "test": [0],
+    }
+    for fold in (0, 3):
+        with pytest.raises(UserError, match=rf"fold: expected 1 to 2, got {fold}"):
+            load_npz(path, fold)
+    with pytest.raises(UserError, match=r"fold: expected none, split holds one fold, got 1"):
+        load_npz(saved(tmp_path), 1)
+    with pytest.raises(UserError, match=r"split: expected 6 strings"):
+        load_npz(saved(tmp_path, split=folds[:, :, None]))
+
+
 def test_an_npy_file_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(UserError, match=r"x\.npy: expected an \.npz of plain arrays"):

@@ -179,12 +179,14 @@ def stop(folder, number):
     wait_for(process, "nmer 2/10")
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
+    asked, said = stderr.splitlines()
+    assert asked == "stopping after this step; Ctrl-C again stops at once and loses it"
+    return process.returncode, said
 
 
 def test_sigterm_leaves_a_state_that_ends_as_an_uninterrupted_run(tmp_path):
     folder = tmp_path / "run"
-    assert stop(folder, signal.SIGTERM) == (0, f"stopped; go on with: python -m nmer_fast.train --resume {folder}\n")
+    assert stop(folder, signal.SIGTERM) == (0, f"stopped; go on with: python -m nmer_fast.train --resume {folder}")
     assert not (folder / "results.json").exists()
     with pytest.raises(UserError, match=r"^out: expected a new folder, got .*run, which holds a run"):
         command.run(command.Options(size=40, out=folder), quiet=True)
@@ -201,7 +203,7 @@ def test_sigterm_leaves_a_state_that_ends_as_an_uninterrupted_run(tmp_path):
 
 def test_resume_refuses_other_data_and_damage(tmp_path):
     folder = tmp_path / "run"
-    assert stop(folder, signal.SIGINT) == (130, f"stopped; go on with: python -m nmer_fast.train --resume {folder}\n")
+    assert stop(folder, signal.SIGINT) == (130, f"stopped; go on with: python -m nmer_fast.train --resume {folder}")
     path = folder / "resume.json"
     state = json.loads(path.read_text())
 
