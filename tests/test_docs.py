@@ -35,7 +35,9 @@ def test_the_commands_shown_parse(page, monkeypatch):
     """Every `python -m nmer_fast.<command>` line of a shell block is one that the command accepts."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
         for name, arguments in re.findall(r"python -m nmer_fast\.(\w+) ([^#\n]*)", block):
-            monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments.replace("$seed", "0"))])
+            for variable, value in (("$seed", "0"), ("$mosi", "--data mosi.npz --context 4")):
+                arguments = arguments.replace(variable, value)
+            monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])
             options = parse(name, importlib.import_module(f"nmer_fast.{name}").Options)
             if name == "train" and not options.resume and not options.config:
                 config_of(options)

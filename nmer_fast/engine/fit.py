@@ -86,6 +86,7 @@ class Fit:
             while self.epoch < self.epochs:
                 start, first = time.perf_counter(), self.step_in_epoch
                 self._steps(saver)
+                self.check_finite()  # which waits for the device
                 duration = time.perf_counter() - start
                 self.seconds += duration
                 samples = len(self.rows) * (self.steps - first) // self.steps
@@ -122,7 +123,6 @@ class Fit:
 
     def _close_epoch(self, writer: Writer, speed: float) -> str:
         """Read what the epoch's steps left, log and validate; a note for the progress line."""
-        self.check_finite()
         records = {name: torch.stack(values) for name, values in self.records.items()}
         scalars = {name: values for name, values in records.items() if values.dim() == 1}
         self.history.append({name: fmean(v.tolist()) for name, v in scalars.items() if name != "grad_norm"})
