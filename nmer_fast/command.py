@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -22,6 +23,11 @@ Options = TypeVar("Options")
 
 def run_command(command: str, options: type[Options], run: Callable[[Options], Any]) -> int:
     """Read the command line and run; see `fail_in_one_line`."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Stopped(None, number)
+
+    signal.signal(signal.SIGTERM, terminate)
     return fail_in_one_line(lambda: run(parse(command, options)))
 
 
@@ -53,21 +59,29 @@ def _tyros_complaint(box: str) -> str:
 def fail_in_one_line(run: Callable[[], Any]) -> int:
     """Run a command and return its exit status.
 
-    A user's error is one line on stderr and 2; a stop that was asked for says how to go on, and is 0 for SIGTERM and
-    130 for Ctrl-C.
+    A user's error, or the file system's, is one line on stderr and 2; a stop that was asked for says how to go on, and
+    is 0 for SIGTERM and 130 for Ctrl-C.
     """
     try:
         run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except Stopped as stop:
-        print(f"stopped; go on with: python -m nmer_fast.train --resume {stop.folder}", file=sys.stderr)
-        return 0 if stop.signal == signal.SIGTERM else 130
+        return say_stopped(stop)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return say_stopped(Stopped(None, signal.SIGINT))
     return 0
+
+
+def say_stopped(stop: Stopped) -> int:
+    """How to go on, and the exit status."""
+    how = "nothing is saved" if stop.folder is None else f"go on with: python -m nmer_fast.train --resume {stop.folder}"
+    print(f"stopped; {how}", file=sys.stderr)
+    return 0 if stop.signal == signal.SIGTERM else 130
 
 
 def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | Literal["random"] | None:
@@ -77,8 +91,10 @@ def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | Literal["random"] | 
     steps = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if not name or not value.isdigit() or int(value) < 1:
+        if not name or not re.fullmatch("[0-9]+", value) or int(value) < 1:
             raise UserError(f"steps: expected modality=T with a whole T above 0, such as a=140, got {pair!r}")
+        if name in steps:
+            raise UserError(f"steps: expected one T for {name}, got two")
         steps[name] = int(value)
     return steps or None
 

@@ -20,7 +20,7 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
 Kind = Literal["gaussian", "impulse", "uniform", "laplace", "missing"]
 Steps = dict[str, Count] | Literal["random"]
 
@@ -39,8 +39,8 @@ class DataConfig:
 
     source: str = "synthetic"
     fold: Count | None = None
-    context: Annotated[int, Field(ge=0)] = 0
-    size: Annotated[int, Field(ge=40)] | None = None
+    context: Annotated[int, Field(ge=0, le=10**6)] = 0
+    size: Annotated[int, Field(ge=40, le=10**9)] | None = None
     difficulty: Positive = 1.0
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class NoiseConfig:
     """
 
     kind: Kind = "gaussian"
-    snr_db: float | None = -10.0
+    snr_db: Annotated[float, Field(ge=-200, le=200)] | None = -10.0
     steps: Steps | None = None
     p: Annotated[float, Field(ge=0, le=1)] = 0.3
     snr_convention: Literal["exact", "paper"] = "exact"
@@ -86,6 +86,8 @@ class NoiseConfig:
                 raise ValueError("snr, steps: expected neither with missing modalities, where nothing is left")
         elif (self.snr_db is None) == (self.steps is None):
             raise ValueError(f"snr, steps: expected one of the two, got snr {self.snr_db} and steps {self.steps}")
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start: expected at most beta_end, got {self.beta_start} and {self.beta_end}")
         if self.kind == "impulse" and self.p == 0 and self.snr_db is not None:
             raise ValueError("p: expected above 0, got 0: no impulse noise has an SNR")
 

@@ -8,13 +8,13 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
-    """Training stopped because it was asked to, and its state is saved.
+    """A command stopped because it was asked to.
 
     Attributes:
-        folder: where it goes on from.
+        folder: of a run whose saved state goes on from there; None where nothing is saved.
         signal: that asked.
     """
 
-    def __init__(self, folder: Path, signal: int) -> None:
+    def __init__(self, folder: Path | None, signal: int) -> None:
         super().__init__(folder)
         self.folder, self.signal = folder, signal

@@ -63,34 +63,35 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     Raises:
         UserError: one line that names what is wrong.
     """
-    if options.snr and options.steps:
-        raise UserError(f"snr, steps: expected one of the two, got {options.snr} and {' '.join(options.steps)}")
-    if options.fold is not None and options.data is None:
-        raise UserError(f"fold: expected --data beside it, whose fold it is, got {options.fold} alone")
-    if options.out:
-        make_folder(options.out.parent)
     from .engine.batches import Batches
     from .engine.console import Report
     from .engine.evaluation import evaluate
-    from .engine.robustness import Point, Robustness, grid
+    from .engine.robustness import Point, Robustness, check_outputs, grid
     from .engine.run import load_data, load_run, make_scheduler, pick_device
 
+    _check(options)
+    if options.out:
+        check_outputs(options.out)
+        make_folder(options.out.parent)
     report, device = Report(quiet=quiet), pick_device(options.device)
     model, standardiser, config, state = load_run(options.checkpoint, device)
     noises = [override(config, change).noise for change in _changes(options, config, grid)]
-    where = config.data if options.data is None else DataConfig(options.data, options.fold, config.data.context)
+    where, own = _data_of(options, config)
     raw, classes = load_data(where), state["data"]["class_names"]
     unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
     if raw.class_names != classes and not unnamed:
         raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")
-    data = standardiser(replace(raw, class_names=classes)).with_context(where.context)
+    data = standardiser(replace(raw.with_absent(state["data"]["dims"]), class_names=classes))
+    data = data.with_context(where.context)
+    if own and data.fingerprint() != state["fingerprint"]:
+        raise UserError(f"{where.source}: expected the data that the model was trained on, got other contents")
     batches = Batches(data, device, config.training.batch_size, padding=config.noise.padding)
     points, seed = [], config.training.seed
     for noise in noises:
         scheduler = make_scheduler(standardiser.variances, noise, seed).to(device)
         evaluation = evaluate(
             model, batches, data.splits["test"], scheduler, seed,
-            conditions=options.conditions or None, allow_leak=options.allow_leak or config.training.allow_leak,
+            conditions=options.conditions or None, allow_leak=options.allow_leak,
         )  # fmt: skip
         points.append(Point(noise, evaluation))
     result = Robustness(f"{data.name}, test, epoch {state['epoch']}", points)
@@ -106,9 +107,41 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     return result
 
 
+def _check(options: Options) -> None:
+    """Refuse options that contradict each other."""
+    if options.snr and options.steps:
+        raise UserError(f"snr, steps: expected one of the two, got {options.snr} and {' '.join(options.steps)}")
+    if options.noise == ("missing",) and options.snr:
+        raise UserError(f"snr: expected none with missing modalities alone, where nothing is left, got {options.snr}")
+    if options.fold is not None and options.data is None:
+        raise UserError(f"fold: expected --data beside it, whose fold it is, got {options.fold} alone")
+
+
+def _data_of(options: Options, config: Config) -> tuple[DataConfig, bool]:
+    """Which data to evaluate on, and whether it is the run's own.
+
+    The file that the model was trained on keeps its fold: other folds' test samples were trained on.
+    """
+    own = config.data
+    if options.data is None:
+        return own, True
+    if options.data == own.source or (own.source != "synthetic" and Path(options.data).resolve() == Path(own.source)):
+        if options.fold not in (None, own.fold or 1):
+            raise UserError(
+                f"fold: expected {own.fold or 1}, which the model was trained on, got {options.fold}, "
+                "whose test samples it has seen"
+            )
+        return own, True
+    change = {"data.source": options.data, "data.fold": options.fold, "data.size": None, "data.difficulty": 1.0}
+    return override(config, change).data, False
+
+
 def _changes(options: Options, config: Config, grid: Callable[..., list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """What each point of the sweep changes of the training's noise."""
     changes = grid(config.noise, options.noise, options.snr)
+    kinds = [change["noise.kind"] for change in changes]
+    if options.p is not None and "impulse" not in kinds:
+        raise UserError(f"p: expected with impulse noise alone, got {options.p} with {', '.join(dict.fromkeys(kinds))}")
     common: dict[str, Any] = {} if options.p is None else {"noise.p": options.p}
     if options.steps:
         common["noise.steps"] = parse_steps(options.steps)
@@ -119,9 +152,9 @@ def robustness(
     model: Callable[..., Tensor],
     dataset: FeatureSet,
     *,
-    noise: Sequence[str] = ("gaussian",),
-    snr_db: Sequence[float] = (-10.0, -20.0, -30.0, -40.0),
-    conditions: Sequence[str] | None = None,
+    noise: str | Sequence[str] = ("gaussian",),
+    snr_db: float | Sequence[float] = (-10.0, -20.0, -30.0, -40.0),
+    conditions: str | Sequence[str] | None = None,
     p: float = 0.3,
     snr_convention: str = "exact",
     with_lengths: bool = False,
@@ -136,10 +169,10 @@ def robustness(
         model: from noisy features, a dict of [B, T, D] tensors by modality, 0 beyond a sample's length, to logits
             [B, classes]. A module is put into eval mode for the while.
         dataset: as `nmer_fast.data.load_npz` gives it, features scaled as the model wants them.
-        noise: kinds: "gaussian", "impulse", "uniform", "laplace", "missing".
-        snr_db: signal-to-noise ratios in dB, against each modality's variance on the train split (without one, on
-            the split evaluated).
-        conditions: names of clean modalities, such as ["av", "none"]; by default all.
+        noise: one or more of "gaussian", "impulse", "uniform", "laplace", "missing".
+        snr_db: one or more signal-to-noise ratios in dB, against each modality's variance on the train split
+            (without one, on the split evaluated).
+        conditions: one or more names of clean modalities, such as ["av", "none"]; by default all.
         p: the share of impulses.
         snr_convention: "exact" counts the noise's own power, "paper" takes it as 1.
         with_lengths: call model(features, lengths), lengths a dict of int64 [B] by modality.
@@ -164,7 +197,10 @@ def robustness(
 
     if split not in dataset.splits:
         raise UserError(f"split: expected one of {', '.join(dataset.splits)}, got {split!r}")
-    base = override(Config(), {"noise.p": p, "noise.snr_convention": snr_convention})
+    settings = {"noise.p": p, "noise.snr_convention": snr_convention}
+    settings |= {"training.batch_size": batch_size, "training.seed": seed}
+    base = override(Config(), settings)
+    kinds, ratios, names = _several(noise), _several(snr_db), None if conditions is None else _several(conditions)
     measured = dataset.splits.get("train", dataset.splits[split])
     variances = {name: variance(ragged.take(measured).values) for name, ragged in dataset.modalities.items()}
     batches, points = Batches(dataset, torch.device(device), batch_size), []
@@ -180,15 +216,20 @@ def robustness(
     if isinstance(model, torch.nn.Module):
         model.eval()
     try:
-        for change in grid(base.noise, noise, snr_db):
+        for change in grid(base.noise, kinds, ratios):
             config = override(base, change)
             scheduler = make_scheduler(variances, config.noise, seed).to(batches.device)
-            evaluation = measure(predict, batches, dataset.splits[split], scheduler, seed, conditions)
+            evaluation = measure(predict, batches, dataset.splits[split], scheduler, seed, names)
             points.append(Point(config.noise, evaluation))
     finally:
         if isinstance(model, torch.nn.Module):
             model.train(was_training)
     return Robustness(f"{dataset.name}, {split}", points)
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """One or more, as a tuple."""
+    return (given,) if isinstance(given, (str, int, float)) else tuple(given)
 
 
 def main() -> int:

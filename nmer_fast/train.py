@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import tyro
 
 from .command import describe_noise, make_folder, parse_steps, run_command
 from .config import PRESETS, Config, from_dict, load_config, override, parse_settings
-from .errors import UserError
+from .errors import Stopped, UserError
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Set = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="SECTION.FIELD=VALUE")]
@@ -123,6 +124,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     report, device = Report(quiet=quiet), pick_device(options.device)
     raw, config = load_data(config.data), from_anywhere(config)
     standardiser = Standardiser.fit(raw)
+    memory.check_context(raw, config.data.context)
     data = standardiser(raw).with_context(config.data.context)
     scheduler = make_scheduler(standardiser.variances, config.noise, config.training.seed).to(device)
     memory.check_training(data, check_fits(data, config), config.training.batch_size, device)
@@ -138,30 +140,34 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
 
     training, log = config.training, Log(folder / "tensorboard", options.log_every)
-    with stop_on_signals() as request:
-        trained = train(
-            data, scheduler, config, device, report,
-            folder=folder, log=log, request=request, state=state, saved=saved,
-        )  # fmt: skip
-        checkpoint = save_run(folder, trained, data, standardiser, config)
+    try:
+        with stop_on_signals() as request:
+            trained = train(
+                data, scheduler, config, device, report,
+                folder=folder, log=log, request=request, state=state, saved=saved,
+            )  # fmt: skip
+        checkpoint = save_run(folder, trained, data, standardiser, state)
         start = time.perf_counter()
         batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
         evaluation = evaluate(
             trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
         )
         trained.seconds["evaluate"] = time.perf_counter() - start
-        with log.at("nmer", trained.steps + 1) as writer:
+        with log.at("nmer", trained.steps) as writer:
             writer.evaluation("test", evaluation, trained.steps)
-        results = {
-            **evaluation.as_dict(),
-            "epoch": trained.epoch,
-            "losses": trained.losses,
-            "config": asdict(config),
-            "versions": versions(),
-            "times": trained.seconds,
-        }
-        write_json(folder / "results.json", results)
-        remove_checkpoint(folder, RESUME)
+    except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
+    results = {
+        **evaluation.as_dict(),
+        "epoch": trained.epoch,
+        "losses": trained.losses,
+        "config": asdict(config),
+        "versions": versions(),
+        "times": trained.seconds,
+    }
+    write_json(folder / "results.json", results)
+    remove_checkpoint(folder, RESUME)
     report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
@@ -207,20 +213,25 @@ def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
 
     for field in fields(options):
         if field.name not in ("resume", "device", "log_every") and getattr(options, field.name) != field.default:
-            raise UserError(f"resume: expected no --{field.name.replace('_', '-')} beside it: the run has its own")
+            flag = "set" if field.name == "settings" else field.name.replace("_", "-")
+            raise UserError(f"resume: expected no --{flag} beside it: the run has its own")
     folder = options.resume
     assert folder is not None
     if not (folder / f"{RESUME}.json").exists():
         why = "which is finished" if (folder / "results.json").exists() else "where no state is saved"
         raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, {why}")
-    return load_checkpoint(folder, RESUME)
+    tensors, state = load_checkpoint(folder, RESUME)
+    fit, missing = state.get("fit"), {"config", "fingerprint", "fit"} - state.keys()
+    if missing or not isinstance(fit, dict) or {"name", "epoch", "step_in_epoch", "history", "best"} - fit.keys():
+        raise UserError(f"resume: expected a whole state of this run, got one without all of it: {folder}")
+    return tensors, state
 
 
 def new_folder(out: Path | None, name: str) -> Path:
     """The folder that --out names, or one under runs/ that no other run has."""
     if out is None:
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-        candidates = (Path("runs") / f"{stem}{suffix}" for suffix in ("", *map("-{}".format, count(2))))
+        candidates = (Path("runs") / f"{stem}{suffix}" for suffix in chain([""], map("-{}".format, count(2))))
         out = next(path for path in candidates if not path.exists())
     if (out / "config.json").exists():
         raise UserError(f"out: expected a new folder, got {out}, which holds a run")

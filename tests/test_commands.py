@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nmer_fast import evaluate, train
+from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from nmer_fast.errors import UserError
 
 CONDITIONS = ["a", "v", "l", "av", "al", "vl", "none", "all"]
@@ -95,7 +96,9 @@ def test_the_written_config_repeats_the_run(tmp_path):
     assert first["config"]["model"]["tokens"] == "batch"
     assert first["losses"] == again["losses"]
     assert first["conditions"] == again["conditions"]
-    evaluated = evaluate.run(evaluate.Options(tmp_path / "first"), quiet=True).points[0].evaluation
+    with pytest.raises(UserError, match=r"^tokens: in evaluation, model.tokens=batch lets a prediction depend on its"):
+        evaluate.run(evaluate.Options(tmp_path / "first"), quiet=True)
+    evaluated = evaluate.run(evaluate.Options(tmp_path / "first", allow_leak=True), quiet=True).points[0].evaluation
     assert evaluated.as_dict()["conditions"] == first["conditions"]
     changed = train.Options(config=tmp_path / "first" / "config.json", seed=4, epochs=1, out=tmp_path / "changed")
     assert train.run(changed, quiet=True)["config"]["training"]["seed"] == 4
@@ -156,6 +159,19 @@ def test_features_of_ones_own(tmp_path):
         ("--epochs 0", "training.epochs: expected at least 1, got 0"),
         ("--epochs many", "--epochs: expected INT, got 'many'"),
         ("--epoch", "Unrecognized options: --epoch"),
+        ("--device meta", "device: expected one that is here, got 'meta': only cpu and cuda are supported"),
+        ("--steps a=²", "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=²'"),
+        ("--steps a=1 a=5 v=1 l=1", "steps: expected one T for a, got two"),
+        ("--steps a=10000000000000 v=1 l=1", "noise.steps.a: expected at most 1000000, got 10000000000000"),
+        ("--snr 1e300", "noise.snr_db: expected at most 200, got 1e+300"),
+        ("--set noise.beta_start=0.5", "beta_start: expected at most beta_end, got 0.5 and 0.1"),
+        ("--set model.latent=1000000000000000000", "model.latent: expected at most 1000000"),
+        ("--context 100000000000000000000", "data.context: expected at most 1000000"),
+        ("--context 5 --set data.size=none --set data.context=5", "set: data.context is given by --set and by an option"),
+        ("--resume nowhere --set model.layers=1", "resume: expected no --set beside it"),
+        ("--size 45 --preset released --allow-leak --set training.batch_size=2",
+         "model.classifier_batch_norm: expected batches of 2 or more training samples, got 27 samples in batches of 2, one"),
+        (f"--out {'x' * 300}", f"{'x' * 300}"),
         ("--out /proc/nowhere", "out: expected a folder that can be written"),
         ("--context -1", "data.context: expected at least 0, got -1"),
         ("--fold 2", "fold: expected none, the synthetic data has no folds, got 2"),
@@ -221,6 +237,17 @@ def with_value(array, place, value):
         ({"split": np.array(["train"] * 40)}, "split: expected samples of 'test', got none"),
         ({"split": np.array(["test"] * 40)}, "split: expected samples of 'train', got none"),
         ({"text_lengths": np.zeros(40, dtype=int)}, "modality text: expected steps in the train split, got none"),
+        ({"label": np.zeros(40, dtype=int)}, "label: expected two classes or more, got 0"),
+        (
+            {"label": np.where(np.arange(40) == 3, 10**7, 0)},
+            "label: expected classes 0, 1, ..., fewer than samples, got 10000000",
+        ),
+        ({"label_names": np.array(["x", "x", "y"])}, "label_names: expected different names, got x, x, y"),
+        (
+            {"speech": np.zeros((40, 5, 0))},
+            "speech: expected numbers of shape [40, D] or [40, T, D], got float64 [40, 5, 0]",
+        ),
+        ({"text": with_value(features()["text"].astype(float), (3, 1), 1e300)}, "modality text: sample utt3 holds inf"),
         ({"vidoe_lengths": np.ones(40)}, "vidoe_lengths: expected the lengths of a modality 'vidoe'"),
     ],
 )
@@ -258,11 +285,18 @@ def test_a_truncated_file_is_one_line(keep, tmp_path, monkeypatch, capsys):
         ("--data mine.npz", "mine: expected the classes ['happy', 'angry', 'sad', 'neutral'], got ['x', 'y', 'z']"),
         ("--steps a=1", "steps: expected one each for a, v, l, got {'a': 1}"),
         ("--noise missing --steps random", "snr, steps: expected neither with missing modalities"),
+        ("--noise missing --snr -10", "snr: expected none with missing modalities alone"),
+        ("--p 0.2", "p: expected with impulse noise alone, got 0.2 with gaussian"),
+        ("--data synthetic --fold 2", "fold: expected 1, which the model was trained on, got 2"),
+        ("--data mine.npz --fold 0", "data.fold: expected at least 1, got 0"),
+        ("--out .", "out: expected a file's name"),
+        ("--out folder", "out: expected a file, got folder.csv, which is a folder"),
     ],
 )
 def test_bad_input_of_evaluate(arguments, message, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", **features(label_names=np.array(["x", "y", "z"])))
+    (tmp_path / "folder.csv").mkdir()
     monkeypatch.setattr(sys, "argv", ["evaluate", str(checkpoint), *arguments.split()])
     assert evaluate.main() == 2
     stderr = capsys.readouterr().err
@@ -276,20 +310,79 @@ def test_evaluate_refuses_other_dimensions_and_damage(checkpoint, tmp_path):
         UserError, match=r"^mine: expected modalities with dimensions {'a': 130, 'v': 342, 'l': 1024}, got"
     ):
         evaluate.run(evaluate.Options(checkpoint, data=str(tmp_path / "mine.npz")), quiet=True)
-    content = json.loads((checkpoint / "checkpoint.json").read_text())
-    damaged = tmp_path / "checkpoint.json"
-    for file in checkpoint.glob("checkpoint-*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors, content = load_checkpoint(checkpoint)
+    own = ("version", "digest", "tensors", "sha256")
     for change, message in (
-        ({"version": 1}, "expected a checkpoint of version 2, got version 1"),
         ({"config": {"model": {"latent": 3}}}, "expected a checkpoint of a whole NMER, got one that does not fit"),
         ({"config": {"model": {"latent": "many"}}}, "model.latent: expected a valid integer"),
-        ({"data": {"dims": {"a": 130}, "class_names": ["x"]}}, "expected a checkpoint of a whole NMER"),
+        ({"data": {"dims": {"a": 130}, "class_names": ["x", "y"]}}, "expected a checkpoint of a whole NMER"),
         ({"data": {}}, "expected a checkpoint of a whole NMER, got one that does not fit: 'dims'"),
+        ({"fingerprint": "0"}, "^synthetic: expected the data that the model was trained on, got other contents"),
     ):
-        damaged.write_text(json.dumps({**content, **change}))
+        state = {key: value for key, value in content.items() if key not in own}
+        path = save_checkpoint(tmp_path, "checkpoint", tensors, {**state, **change})
         with pytest.raises(UserError, match=message):
-            evaluate.run(evaluate.Options(damaged), quiet=True)
+            evaluate.run(evaluate.Options(path), quiet=True)
+
+
+def test_a_folder_of_its_own_by_default(tmp_path, monkeypatch):
+    """Without --out, a new one under runs/, also twice in a second."""
+    monkeypatch.chdir(tmp_path)
+    options = train.Options(size=40, epochs=1, settings=("training.teacher_epochs=1", "model.layers=1"))
+    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    for _ in range(2):
+        train.run(options, quiet=True)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["now-synthetic", "now-synthetic-2"]
+
+
+def test_evaluating_on_the_training_file_keeps_the_fold(tmp_path):
+    """Else samples that the model was trained on would be tested; and a file that changed is noticed."""
+    path = tmp_path / "mine.npz"
+    split = features()["split"]
+    np.savez(path, **features(split=np.stack([split, np.roll(split, 16)], axis=1)))
+    options = train.Options(
+        data=str(path), fold=2, epochs=1, settings=("training.teacher_epochs=1",), out=tmp_path / "run"
+    )
+    results = train.run(options, quiet=True)
+    for data in (None, str(path)):
+        (point,) = evaluate.run(evaluate.Options(tmp_path / "run", data=data), quiet=True).points
+        assert point.evaluation.as_dict()["conditions"] == results["conditions"]
+    with pytest.raises(
+        UserError, match=r"^fold: expected 2, which the model was trained on, got 1, whose test samples"
+    ):
+        evaluate.run(evaluate.Options(tmp_path / "run", data=str(path), fold=1), quiet=True)
+    np.savez(path, **features(split=np.stack([split, np.roll(split, 8)], axis=1)))
+    with pytest.raises(
+        UserError, match=r"mine.npz: expected the data that the model was trained on, got other contents"
+    ):
+        evaluate.run(evaluate.Options(tmp_path / "run"), quiet=True)
+
+
+def test_evaluating_where_a_modality_is_absent(tmp_path):
+    """A test set without text, for a model of speech and text: its samples have none."""
+    np.savez(tmp_path / "mine.npz", **features())
+    np.savez(tmp_path / "speech.npz", **features(text=None))
+    np.savez(tmp_path / "silent.npz", **features(text_lengths=np.zeros(40, dtype=int)))
+    options = train.Options(
+        data=str(tmp_path / "mine.npz"), epochs=1, settings=("training.teacher_epochs=1",), out=tmp_path / "run"
+    )
+    train.run(options, quiet=True)
+    absent, silent = (
+        evaluate.run(evaluate.Options(tmp_path / "run", data=str(tmp_path / f"{name}.npz")), quiet=True).points[0]
+        for name in ("speech", "silent")
+    )
+    assert absent.evaluation.conditions == silent.evaluation.conditions
+
+
+def test_evaluate_never_overwrites_a_runs_files(tmp_path):
+    train.run(train.Options(size=40, epochs=1, settings=("training.teacher_epochs=1",), out=tmp_path), quiet=True)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("checkpoint", "config.json", "results.csv"):
+        with pytest.raises(UserError, match=r"^out: expected a name that no file of the run has"):
+            evaluate.run(evaluate.Options(tmp_path, out=tmp_path / name), quiet=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    evaluate.run(evaluate.Options(tmp_path, out=tmp_path / "at-10.5dB"), quiet=True)
+    assert (tmp_path / "at-10.5dB.json").exists()
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):

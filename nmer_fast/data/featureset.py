@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,6 +141,14 @@ class FeatureSet:
             digest.update(repr((t.dtype, t.shape)).encode())
             digest.update(t.contiguous().numpy().data.cast("B") if t.numel() else b"")
         return digest.hexdigest()
+
+    def with_absent(self, dims: Mapping[str, int]) -> FeatureSet:
+        """The modalities of these names and dimensions, in this order; what the set lacks is absent in every sample."""
+        if not self.modalities.keys() < dims.keys():
+            return self
+        nothing = torch.zeros(len(self), dtype=torch.int64)
+        absent = {name: Ragged.from_lengths(torch.zeros(0, dim), nothing) for name, dim in dims.items()}
+        return replace(self, modalities={name: self.modalities.get(name, absent[name]) for name in dims})
 
     def with_context(self, k: int) -> FeatureSet:
         """Each sample preceded by up to k samples before it in its group and split, joined into one sequence.

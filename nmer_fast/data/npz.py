@@ -35,7 +35,7 @@ def load_npz(path: str | Path, fold: int | None = None) -> FeatureSet:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: expected a feature-set file (.npz), found no such file") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).partition(chr(10))[0]}"
         ) from None
@@ -64,6 +64,8 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | 
     if not modalities:
         raise UserError(f"{name}: expected at least one modality, an array [N, D] or [N, T, D], got none")
     classes = int(labels.max()) + 1 if n else 0
+    if "label_names" not in arrays and classes > n:
+        raise UserError(f"{name}: label: expected classes 0, 1, ..., fewer than samples, got {classes - 1}")
     names = [str(c) for c in arrays.get("label_names", range(classes))]
     sample_names = [str(s) for s in arrays.get("id", np.arange(n))]
     for key in ("id", "group"):
@@ -71,6 +73,8 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | 
             raise UserError(
                 f"{name}: {key}: expected {n} entries, one for each label, got shape {list(arrays[key].shape)}"
             )
+    if len(set(names)) < len(names):
+        raise UserError(f"{name}: label_names: expected different names, got {', '.join(names)}")
     if len(set(sample_names)) < n:
         raise UserError(f"{name}: id: expected {n} different names, got {len(set(sample_names))}")
     return FeatureSet(
@@ -86,11 +90,13 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | 
 
 
 def _modality(name: str, key: str, array: np.ndarray[Any, Any], lengths: Any, n: int) -> Ragged:
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or len(array) != n:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or len(array) != n or 0 in array.shape:
         raise UserError(
             f"{name}: {key}: expected numbers of shape [{n}, D] or [{n}, T, D], got {array.dtype} {list(array.shape)}"
         )
-    padded = torch.from_numpy(array.astype(np.float32)).reshape(n, -1 if array.ndim == 3 else 1, array.shape[-1])
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as that
+        narrow = array.astype(np.float32)
+    padded = torch.from_numpy(narrow).reshape(n, -1 if array.ndim == 3 else 1, array.shape[-1])
     steps = padded.shape[1]
     valid = torch.full((n,), steps) if lengths is None else _integers(name, f"{key}_lengths", lengths, n)
     if n and not 0 <= int(valid.min()) <= int(valid.max()) <= steps:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data import FeatureSet
 from ..models import Batch, Targets
+from ..noise import Noised, NoiseScheduler
 
 
 class Batches:
@@ -28,7 +29,9 @@ class Batches:
     def of(self, rows: Tensor, *, rng: Tensor | None = None, targets: Targets | None = None) -> Batch:
         """These rows; `targets` are of all rows of the set, in order."""
         padded = {name: ragged.padded(rows) for name, ragged in self.data.modalities.items()}
+        real = None
         if self.padding:
+            real = {name: lengths.to(self.device) for name, (_, lengths) in padded.items()}
             padded = {name: (x, (lengths > 0) * x.shape[1]) for name, (x, lengths) in padded.items()}
         chosen = rows.to(self.device)
         return Batch(
@@ -38,6 +41,7 @@ class Batches:
             sample_ids=chosen,
             targets=None if targets is None else Targets(targets.joint[chosen], targets.invariant[chosen]),
             rng=rng,
+            real_lengths=real,
         )
 
     def in_order(self, rows: Tensor) -> Iterator[Batch]:
@@ -65,3 +69,13 @@ class Batches:
     def count(self, rows: Tensor) -> int:
         """How many batches these rows make."""
         return -(-len(rows) // self.size)
+
+
+def add_noise(scheduler: NoiseScheduler, batch: Batch, rng: Tensor | None, condition: str | None = None) -> Noised:
+    """The batch under noise, with statistics, which are over real steps also where padding is noised too."""
+    options = {"sample_ids": batch.sample_ids, "rng": rng, "condition": condition}
+    if batch.real_lengths is None:
+        return scheduler(batch.features, lengths=batch.lengths, return_stats=True, **options)
+    noised = scheduler(batch.features, lengths=batch.lengths, **options)
+    real = scheduler(batch.features, lengths=batch.real_lengths, return_stats=True, **options)
+    return noised._replace(stats=real.stats)

@@ -52,12 +52,17 @@ def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], stat
     digest = hashlib.sha256(content).hexdigest()
     file = folder / f"{name}-{digest[:16]}.safetensors"
     write_atomically(file, content)
-    path = folder / f"{name}.json"
-    write_json(path, {"version": VERSION, "tensors": file.name, "sha256": digest, **state})
-    for old in folder.glob(f"{name}-*.safetensors"):
+    path, content_of = folder / f"{name}.json", {"tensors": file.name, "sha256": digest, **state}
+    write_json(path, {"version": VERSION, "digest": _digest(content_of), **content_of})
+    for old in (*folder.glob(f"{name}-*.safetensors"), *folder.glob(f".{name}-*.safetensors.*")):  # and broken-off ones
         if old != file:
             old.unlink()
     return path
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """Of JSON state, whatever its order."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def remove_checkpoint(folder: Path, name: str) -> None:
@@ -79,13 +84,15 @@ def load_checkpoint(path: Path, name: str = MODEL) -> tuple[dict[str, Tensor], d
         if not isinstance(state, dict) or state.get("version") != VERSION:
             found = state.get("version") if isinstance(state, dict) else None
             raise UserError(f"{path}: expected a checkpoint of version {VERSION}, got version {found}")
+        if _digest({k: v for k, v in state.items() if k not in ("version", "digest")}) != state["digest"]:
+            raise UserError(f"{path}: expected the contents that were written, got others: the file is damaged")
         content = path.with_name(state["tensors"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != state["sha256"]:
             raise UserError(f"{path}: expected the checksum of {state['tensors']}, got another: the file is damaged")
         return load(content), state
     except OSError as error:
         raise UserError(f"{path}: expected a checkpoint, got: {error.strerror}: {error.filename}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: expected a checkpoint's JSON, got: {error}") from None

@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 from ..errors import UserError
 from ..models import NMER, Batch
 from ..noise import NoiseScheduler
-from .batches import Batches
+from .batches import Batches, add_noise
 
 Predict = Callable[[Batch, dict[str, Tensor], Tensor], Tensor]
 """From a clean batch, its noisy features, and which modalities are noisy, bool [C, M], to logits [C, B, classes]."""
@@ -104,7 +104,7 @@ def of_system(model: NMER) -> Predict:
     def predict(batch: Batch, noisy: dict[str, Tensor], is_noisy: Tensor) -> Tensor:
         clean = model.encode(batch.features, batch.lengths)
         noised = model.encode(noisy, batch.lengths)
-        chosen = [torch.where(row[:, None, None], noised, clean) for row in is_noisy]
+        chosen = (torch.where(row[:, None, None], noised, clean) for row in is_noisy)
         return torch.stack([model.fuse(encoded, batch).logits for encoded in chosen])
 
     return predict
@@ -121,26 +121,33 @@ def measure(
 ) -> Evaluation:
     """Every sample under every condition named (by default all), with the same noise in all of them."""
     known = scheduler.conditions
-    names = list(conditions or known.names)
+    names = list(dict.fromkeys(conditions or known.names))
     try:
         is_noisy = scheduler.noisy_of_condition[[known.index(name) for name in names]]
     except ValueError as error:
         raise UserError(str(error)) from None
-    rng = torch.tensor([seed, DRAW], device=batches.device)
+    rng, classes = torch.tensor([seed, DRAW], device=batches.device), len(batches.data.class_names)
     predicted: list[Tensor] = []
     stats = torch.zeros(len(known.modalities), 5, dtype=torch.float64, device=batches.device)
     for batch in batches.in_order(rows):
-        noised = scheduler(
-            batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=rng, condition="none",
-            return_stats=True,
-        )  # fmt: skip
+        noised = add_noise(scheduler, batch, rng, "none")
         assert noised.stats is not None
         stats += noised.stats
-        predicted.append(predict(batch, noised.features, is_noisy).argmax(2))
+        logits = predict(batch, noised.features, is_noisy)
+        _check_logits(logits, len(batch.labels), classes)
+        predicted.append(logits.argmax(2))
     labels = batches.data.labels[rows]
     by_condition = torch.cat(predicted, dim=1).cpu()
-    classes = len(batches.data.class_names)
     scores = {name: score(row, labels, classes) for name, row in zip(names, by_condition, strict=True)}
     incomplete = [scores[name] for name in known.names[: known.incomplete] if name in scores]
     average = {metric: fmean(getattr(s, metric) for s in incomplete) for metric in METRICS} if incomplete else {}
     return Evaluation(scores, average, scheduler.realised_snr_db(stats.cpu()))
+
+
+def _check_logits(logits: Tensor, batch: int, classes: int) -> None:
+    """What a model gave: [C, B, classes], of numbers."""
+    expected = f"model: expected logits [{batch}, {classes}], a finite one for each sample and class, got"
+    if logits.shape[1:] != (batch, classes):
+        raise UserError(f"{expected} {list(logits.shape[1:])}")
+    if not torch.isfinite(logits).all():
+        raise UserError(f"{expected} nan or infinity")

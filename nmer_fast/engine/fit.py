@@ -18,6 +18,7 @@ from .console import Report
 from .evaluation import Evaluation
 from .log import Log, Writer
 from .saving import Saver
+from .stopping import StopRequest
 
 
 class Fit:
@@ -72,13 +73,14 @@ class Fit:
         self.kept, self.best = epochs, -1.0
         self.best_weights: dict[str, Tensor] = {}
 
-    def run(self, report: Report, log: Log, saver: Saver) -> None:
-        """Train to the end.
+    def run(self, report: Report, log: Log | None = None, saver: Saver | None = None) -> None:
+        """Train to the end; without log and saver nothing is logged or saved.
 
         Raises:
             UserError: a loss or gradient is no longer finite; what was saved before stays.
             Stopped: asked to, with the state saved.
         """
+        log, saver = log or Log(None), saver or Saver(None, StopRequest(), {}, self.batches.device)
         with (
             report.epochs(self.name, self.epochs, self.epoch) as advance,
             log.at(self.name, self.epoch * self.steps + self.step_in_epoch) as writer,
@@ -126,7 +128,7 @@ class Fit:
         records = {name: torch.stack(values) for name, values in self.records.items()}
         scalars = {name: values for name, values in records.items() if values.dim() == 1}
         self.history.append({name: fmean(v.tolist()) for name, v in scalars.items() if name != "grad_norm"})
-        first, last = self.epoch * self.steps, (self.epoch + 1) * self.steps
+        first, last = self.epoch * self.steps, (self.epoch + 1) * self.steps - 1
         tags = {name if name == "grad_norm" else f"loss/{name}": values for name, values in scalars.items()}
         writer.steps(first, tags)
         writer.scalar("lr", self.optimizer.param_groups[0]["lr"], last)
@@ -186,6 +188,9 @@ class Fit:
         """Take up a saved state."""
         for name in ("epoch", "step_in_epoch", "history", "kept", "best", "seconds"):
             setattr(self, name, progress[name])
+        if not (0 <= self.epoch <= self.epochs and 0 <= self.step_in_epoch < self.steps):
+            at = f"epoch {self.epoch}, step {self.step_in_epoch}"
+            raise UserError(f"resume: expected a whole state of this run, got {at} of {self.epochs} epochs")
         device = self.batches.device
         self.model.load_state_dict(part(tensors, "fit.model."))
         self.best_weights = {name: t.to(device) for name, t in part(tensors, "fit.best.").items()}

@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import nn
 
+from .. import ops
 from ..data import FeatureSet
 from ..data.synthetic import DIMS
 from ..errors import UserError
@@ -32,9 +33,19 @@ def check_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             size = sum(entry.file_size for entry in file.infolist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, NotImplementedError, zipfile.BadZipFile):
         return  # the loader says it better
     check(f"{path}: its arrays", COPIES * size, torch.device("cpu"))
+
+
+def check_context(data: FeatureSet, k: int) -> None:
+    """Samples joined with up to k before them: as many copies of each sample as its group has, at most."""
+    if k == 0 or len(data) == 0:
+        return
+    sizes = torch.bincount(data.groups.clamp(min=0))
+    share = float((sizes * sizes.clamp(max=k + 1)).sum() / sizes.sum())
+    values = sum(ragged.values.numel() for ragged in data.modalities.values())
+    check(f"{data.name} with a context of {k}", int(2 * share * values * FLOAT), torch.device("cpu"))
 
 
 def check_training(data: FeatureSet, model: nn.Module, batch_size: int, device: torch.device) -> None:
@@ -51,16 +62,16 @@ def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) ->
     """Of a training step's activations, at their peak.
 
     Kept for backward: features, clean and noisy, and two encoders' states (LSTM: gates, hidden and cell; TextCNN: the
-    products of all taps, and sums, masks and maxima of each kernel). On top of them the temporaries of one modality:
-    its noise in float64, or its encoder's gradients.
+    products of all taps, and the sums and maxima of each kernel). On top of them the temporaries of one modality: its
+    encoder's gradients, or, without the C++ kernels, its noise in float64.
     """
     kept, temporary = 0, 0
     for name, dim in dims.items():
         taps, kernels = sum(TextCNN.KERNELS), len(TextCNN.KERNELS)
-        states, gradients = (2 * taps + 4 * kernels, 2 * taps) if name in TEXT else (6, 11)
+        states, gradients = (taps + 2 * kernels, taps + kernels) if name in TEXT else (6, 11)
         rows = size * steps[name]
         kept += rows * (2 * dim + 2 * states * HIDDEN)
-        temporary = max(temporary, rows * max(8 * dim, gradients * HIDDEN))
+        temporary = max(temporary, rows * max(0 if ops.compiled else 8 * dim, gradients * HIDDEN))
     return (kept + temporary) * FLOAT
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import NoiseConfig
+from ..errors import UserError
 from .checkpoint import write_atomically, write_json
 from .evaluation import METRICS, Evaluation
 
@@ -62,13 +63,13 @@ class Robustness:
         return out
 
     def write(self, path: Path, about: dict[str, Any] | None = None) -> tuple[Path, Path]:
-        """Write the whole as .json and the rows as .csv; the path's own suffix does not matter."""
+        """Write the whole as path.json and the rows as path.csv; the path may end with either."""
         table, rows = io.StringIO(), self.rows()
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         results = [{**asdict(point.noise), **point.evaluation.as_dict()} for point in self.points]
-        as_json, as_csv = path.with_suffix(".json"), path.with_suffix(".csv")
+        as_json, as_csv = outputs(path)
         write_json(as_json, {**(about or {}), "results": results})
         write_atomically(as_csv, table.getvalue().encode())
         return as_json, as_csv
@@ -97,6 +98,23 @@ class Robustness:
         console.print(self.table())
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
+
+
+def outputs(path: Path) -> tuple[Path, Path]:
+    """The two files of a path that may end with either's suffix."""
+    stem = path.name.removesuffix(".json").removesuffix(".csv")
+    return path.with_name(f"{stem}.json"), path.with_name(f"{stem}.csv")
+
+
+def check_outputs(path: Path) -> None:
+    """Refuse, before any work, what cannot be written or would destroy a run."""
+    if not path.name:
+        raise UserError(f"out: expected a file's name, got {path}")
+    for file in outputs(path):
+        if file.is_dir():
+            raise UserError(f"out: expected a file, got {file}, which is a folder")
+        if file.stem in ("checkpoint", "config", "results", "resume") and (file.parent / "config.json").exists():
+            raise UserError(f"out: expected a name that no file of the run has, got {file}")
 
 
 def _cell(metrics: dict[str, Any]) -> str:

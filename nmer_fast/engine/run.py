@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("only cpu and cuda are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: expected one that is here, got {name!r}: {str(error).splitlines()[0]}") from None
@@ -61,26 +62,39 @@ def check_fits(data: FeatureSet, config: Config) -> NMER:
     """Refuse what config and data together make impossible; the model without memory, on the meta device."""
     if config.training.select == "best" and "val" not in data.splits:
         raise UserError(f"select: expected a val split to choose the best epoch on, {data.name} has none; use last")
-    if config.model.classifier_batch_norm and min(len(data.splits["train"]), config.training.batch_size) < 2:
-        raise UserError("model.classifier_batch_norm: expected batches of 2 or more training samples, got 1")
+    if len(data.class_names) < 2:
+        raise UserError(
+            f"{data.name}: label: expected two classes or more, got {', '.join(data.class_names) or 'none'}"
+        )
+    rows = len(data.splits["train"])
+    smallest = rows // -(-rows // config.training.batch_size)
+    if config.model.classifier_batch_norm and smallest < 2:
+        raise UserError(
+            f"model.classifier_batch_norm: expected batches of 2 or more training samples, got {rows} samples in "
+            f"batches of {config.training.batch_size}, one of them of {smallest}"
+        )
     with torch.device("meta"):
         return NMER(data.dims, len(data.class_names), config.model)
 
 
-def save_run(folder: Path, trained: Trained, data: FeatureSet, standardiser: Standardiser, config: Config) -> Path:
-    """The checkpoint: weights and standardisation, and all that evaluation needs to know."""
+def save_run(
+    folder: Path, trained: Trained, data: FeatureSet, standardiser: Standardiser, state: Mapping[str, Any]
+) -> Path:
+    """The checkpoint: weights and standardisation, and all that evaluation needs to know.
+
+    `state` is the run's config and its data's fingerprint.
+    """
     tensors = {f"model.{name}": t for name, t in trained.model.state_dict().items()}
     for name in data.modalities:
         tensors |= {f"mean.{name}": standardiser.mean[name], f"std.{name}": standardiser.std[name]}
-    state = {
+    about = {
         "system": "nmer",
         "data": {"name": data.name, "dims": data.dims, "class_names": data.class_names},
         "variances": standardiser.variances,
-        "config": asdict(config),
         "epoch": trained.epoch,
         "versions": versions(),
     }
-    return save_checkpoint(folder, MODEL, tensors, state)
+    return save_checkpoint(folder, MODEL, tensors, {**state, **about})
 
 
 def load_run(path: Path, device: torch.device) -> tuple[NMER, Standardiser, Config, dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..config import Config
 from ..data import FeatureSet
 from ..models import NMER, Batch, Output, Targets, Teacher
 from ..noise import NoiseScheduler
-from .batches import Batches
+from .batches import Batches, add_noise
 from .console import Report
 from .evaluation import evaluate
 from .fit import Fit, part
@@ -74,7 +74,7 @@ def train(
         UserError: a loss is no longer finite, or the config does not fit the data.
         Stopped: on request.
     """
-    training, log = config.training, log or Log(None)
+    training = config.training
     torch.manual_seed(training.seed)
     classes = len(data.class_names)
     batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
@@ -85,6 +85,7 @@ def train(
     fit = teacher_fit(teacher, batches, config)
     if saved and phase == "nmer":
         teacher.load_state_dict(part(saved[0], "teacher."))
+        fit.seconds = saved[1]["teacher_seconds"]
     else:
         if saved:
             fit.load(*_of_fit(saved))
@@ -92,8 +93,9 @@ def train(
         fit.run(report, log, saver)
     start = time.perf_counter()
     targets = teacher_targets(teacher, batches)
-    saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
     seconds = {"teacher": fit.seconds + time.perf_counter() - start}
+    saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
+    saver.state = {**saver.state, "teacher_seconds": seconds["teacher"]}
 
     model = NMER(data.dims, classes, config.model).to(device)
     model.encoders.load_state_dict(teacher.encoders.state_dict())  # as in the released code; the paper does not say
@@ -128,11 +130,10 @@ def noisy_step(
 
     def step(batch: Batch) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
-            noised = scheduler(
-                batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=batch.rng, return_stats=True
-            )
+            noised = add_noise(scheduler, batch, batch.rng)
             noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
             output = model(noisy)
+        assert noised.stats is not None
         return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
 
     return step
@@ -163,7 +164,7 @@ def mark_dynamic(batch: Batch) -> None:
     """The batch size and every modality's padded length vary from batch to batch."""
     for x in batch.features.values():
         torch._dynamo.maybe_mark_dynamic(x, [0, 1])
-    rows = [*batch.lengths.values(), batch.labels, batch.sample_ids]
+    rows = [*batch.lengths.values(), *(batch.real_lengths or {}).values(), batch.labels, batch.sample_ids]
     if batch.targets is not None:
         rows += [batch.targets.joint, batch.targets.invariant]
     for t in rows:

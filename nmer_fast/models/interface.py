@@ -31,6 +31,7 @@ class Batch:
         sample_ids: int64 [B], ids in the data set.
         targets: the teacher's, in training.
         rng: int64 [2] = (seed, draw), of the latent's noise in training.
+        real_lengths: where `lengths` count padding as steps, those that do not.
     """
 
     features: dict[str, Tensor]
@@ -39,6 +40,7 @@ class Batch:
     sample_ids: Tensor
     targets: Targets | None = None
     rng: Tensor | None = None
+    real_lengths: dict[str, Tensor] | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 
+MAX_MODALITIES = 10  # which have 2^10 conditions
 STREAM = 241  # of the noise contract: which condition a sample gets
 
 
@@ -30,6 +31,8 @@ class Conditions:
         self.modalities = tuple(modalities)
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities: expected one or more different names, got {list(self.modalities)}")
+        if len(self.modalities) > MAX_MODALITIES:
+            raise ValueError(f"modalities: expected at most {MAX_MODALITIES}, got {len(self.modalities)}")
         for name in self.modalities:
             if not name or "+" in name or name in ("none", "all"):
                 raise ValueError(f"modalities: expected names without '+' and other than none and all, got {name!r}")

@@ -442,7 +442,8 @@ def add_noise_multimodal(
     """`add_noise` for all modalities of a batch in one launch, with the statistics of what was added.
 
     Args:
-        xs: M tensors [B, ...], of one dtype and device; their trailing shapes are free.
+        xs: M tensors [B, ...], of one dtype and device; their trailing shapes are free. Under autocast dtypes may
+            differ, and the widest serves.
         alpha_bars: floating tensor [M] or [B, M], 0 to 1 inclusive.
         seed, draw, kind, p, sample_ids: as in `add_noise`.
         streams: M ints from 0 to 255; by default 0..M-1. Two modalities of one stream would share their noise.
@@ -462,6 +463,8 @@ def add_noise_multimodal(
         raise ValueError("xs: expected at least one tensor, got none")
     for m, x in enumerate(xs):
         check_floating(f"xs[{m}]", x)
+    xs = list(widest(xs[0].device, *xs))
+    for m, x in enumerate(xs):
         if x.shape[0] != xs[0].shape[0] or x.dtype != xs[0].dtype or x.device != xs[0].device:
             raise ValueError(f"xs[{m}]: expected xs[0]'s batch, dtype and device, {describe(xs[0])}, got {describe(x)}")
     check_kind(kind)
@@ -524,7 +527,7 @@ def mix_noise(
         alpha_bar, noisy, lengths: as in `add_noise`.
 
     Returns:
-        y, contiguous, of x's shape and dtype. Differentiable in x and in eps.
+        y, contiguous, of x's shape and dtype (under autocast the wider one). Differentiable in x and in eps.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.

@@ -1,6 +1,5 @@
 """Stopping and going on: the same bits as without a stop, wherever it comes; signals; saved states."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,12 +11,13 @@ import torch
 
 from nmer_fast import train as command
 from nmer_fast.engine import saving
-from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
+from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, save_checkpoint
+from nmer_fast.engine.log import Log
 from nmer_fast.engine.stopping import StopRequest
 from nmer_fast.engine.trainer import train
 from nmer_fast.errors import Stopped, UserError
 
-from .test_engine import CPU, QUIET, SMALL, config, dataset, scheduler
+from .test_engine import CPU, QUIET, SMALL, config, dataset, scalars, scheduler
 
 assert SMALL.dropout > 0  # so that a random generator out of step shows
 QUICK = ("--size", "40", "--set", "model.layers=1", "--set", "training.teacher_epochs=2", "--epochs", "10")
@@ -204,16 +204,89 @@ def test_sigterm_leaves_a_state_that_ends_as_an_uninterrupted_run(tmp_path):
 def test_resume_refuses_other_data_and_damage(tmp_path):
     folder = tmp_path / "run"
     assert stop(folder, signal.SIGINT) == (130, f"stopped; go on with: python -m nmer_fast.train --resume {folder}")
-    path = folder / "resume.json"
-    state = json.loads(path.read_text())
+    tensors, content = load_checkpoint(folder, RESUME)
+    state = {key: content[key] for key in ("config", "fingerprint", "fit")}
+    if "teacher_seconds" in content:
+        state["teacher_seconds"] = content["teacher_seconds"]
 
     def refused(changes, match):
-        path.write_text(json.dumps({**state, **changes}))
+        save_checkpoint(folder, RESUME, tensors, {**state, **changes})
         with pytest.raises(UserError, match=match):
             command.run(command.Options(resume=folder), quiet=True)
 
     other = {**state["config"], "data": {**state["config"]["data"], "size": 70}}
     refused({"config": other}, r"^resume: expected the data that the run began with, got other contents of synthetic")
-    refused({"version": 1}, r"resume.json: expected a checkpoint of version 2, got version 1")
-    refused({"sha256": "0"}, r"expected the checksum of resume-\w+.safetensors, got another: the file is damaged")
     refused({"config": {"data": {"source": 3}}}, r"run: data.source: expected a valid string, got 3")
+    refused({"fit": {**state["fit"], "epoch": 99}}, r"^resume: expected a whole state of this run, got")
+    refused({"fit": {"name": "nmer"}}, r"^resume: expected a whole state of this run, got")
+    refused({"fit": []}, r"^resume: expected a whole state of this run, got")
+    save_checkpoint(folder, RESUME, tensors, state)
+    path = folder / "resume.json"
+    whole = path.read_text()
+    for old, new, match in (
+        ('"version": 2', '"version": 1', r"resume.json: expected a checkpoint of version 2, got version 1"),
+        ('"epochs": 10', '"epochs": 11', r"resume.json: expected the contents that were written, got others"),
+        ("{", "[" * 9999, r"resume.json: expected a checkpoint's JSON"),
+    ):
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(UserError, match=match):
+            command.run(command.Options(resume=folder), quiet=True)
+
+
+def test_tensorboard_is_whole_after_a_stop_at_an_epochs_end_and_inside_one(tmp_path):
+    """Every step and epoch once, as in a run that was not stopped."""
+    data, noise, cfg = dataset(), scheduler(), config(epochs=3)
+    train(data, noise, cfg, CPU, QUIET, log=Log(tmp_path / "whole", every=1))
+    for looks in (5, 6):  # after epoch 1 of NMER, and after a step of epoch 2
+        folder = tmp_path / str(looks)
+        with pytest.raises(Stopped):
+            train(
+                data, noise, cfg, CPU, QUIET, folder=folder, log=Log(folder / "log", every=1), request=StopAfter(looks)
+            )
+        saved = load_checkpoint(folder, RESUME)
+        train(data, noise, cfg, CPU, QUIET, folder=folder, log=Log(folder / "log", every=1), saved=saved)
+        for name in ("teacher", "nmer"):
+            whole, resumed = (scalars(path / name) for path in (tmp_path / "whole", folder / "log"))
+            for values in (whole, resumed):
+                del values["samples_per_second"]
+            assert resumed == whole
+
+
+@pytest.mark.parametrize("moment", ["teacher 2/2", "synthetic:"])
+def test_sigterm_before_nmer_trains(moment, tmp_path):
+    """In the teacher's epochs, or as soon as it says what data it has: status 0, and how to go on."""
+    process = start(tmp_path / "run")
+    wait_for(process, moment)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert stderr.splitlines()[-1].startswith("stopped; ")
+    if "--resume" in stderr:
+        assert command.run(command.Options(resume=tmp_path / "run"), quiet=True)["epoch"] == 10
+
+
+def test_sigterm_before_anything_is_saved(tmp_path):
+    """While it still imports and loads: status 0 all the same, and no traceback."""
+    process = start(tmp_path / "run")
+    time.sleep(1.5)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    assert process.returncode in (0, -signal.SIGTERM)  # the latter before Python itself has begun to run the command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_final_evaluation_keeps_the_state(number, tmp_path, monkeypatch):
+    """It says how to go on, and going on gives the results."""
+    from nmer_fast.engine import evaluation
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(None, number)
+
+    options = command.Options(size=40, epochs=1, settings=("training.teacher_epochs=1",), out=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "evaluate", interrupted)
+        with pytest.raises(Stopped) as stop:
+            command.run(options, quiet=True)
+    assert (stop.value.folder, stop.value.signal) == (tmp_path / "run", number)
+    assert command.run(command.Options(resume=tmp_path / "run"), quiet=True)["epoch"] == 1
