@@ -31,6 +31,12 @@ def test_the_python_of_training_md_runs(capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_python_shown_imports_exists(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec("\n".join(line for line in block.splitlines() if line.startswith(("import ", "from "))), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_shown_parse(page, monkeypatch):
     """Every `python -m nmer_fast.<command>` line of a shell block is one that the command accepts."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):

@@ -88,9 +88,9 @@ def test_stopping_twice_changes_no_bit(tmp_path):
     assert_same(whole, resumed)
 
 
-def test_a_stop_changes_no_bit_under_compile_and_amp(tmp_path):
+def test_a_stop_changes_no_bit_under_compile(tmp_path):
     """With dropout, so Inductor's random numbers go on where they were."""
-    data, noise, cfg = dataset(), scheduler(), config(compile=True, amp=True)
+    data, noise, cfg = dataset(), scheduler(), config(compile=True)
     whole = train(data, noise, cfg, CPU, QUIET)
     resumed, fit = stop_and_go_on(data, noise, cfg, 5, tmp_path)
     assert (fit["name"], fit["epoch"]) == ("nmer", 1)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 STREAM_TAG = 0x4E
 
@@ -60,3 +61,16 @@ def array(kind, shape, *, sample_ids=None, **key):
     ids = range(shape[0]) if sample_ids is None else sample_ids
     flat = [[value(kind, sample=int(i), element=e, **key) for e in range(row)] for i in ids]
     return np.array(flat, dtype=np.float64).reshape(shape)
+
+
+# What a backend's noise may differ by from the float64 definition: Box-Muller and logarithms in float32.
+EPS_ERROR = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, torch.float64: 1e-12}
+
+
+def assert_within(got, exact, error):
+    """Within one rounding to got's dtype (half an ulp, of normal or subnormal numbers) plus an error, a float or array."""
+    info = torch.finfo(got.dtype)
+    allowed = exact.abs() * (info.eps / 2) + info.smallest_normal * info.eps + error * (1 + info.eps)
+    assert got.isfinite().all()
+    worst = ((got.double() - exact).abs() - allowed).max() if got.numel() else torch.tensor(0.0)
+    assert worst <= 0, f"beyond its bound by {worst.item():.3g}"

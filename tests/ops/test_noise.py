@@ -41,10 +41,14 @@ def test_values_are_the_contracts(kind, key):
     assert np.abs(eps.numpy() - expected).max() < 1e-12
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_each_dtype_is_the_definition_rounded_once(dtype):
-    exact = ops.noise((4, 1000), seed=3, dtype=torch.float64)
-    assert torch.equal(ops.noise((4, 1000), seed=3, dtype=dtype), exact.to(dtype))
+def test_each_dtype_is_within_the_contracts_bound(kind, dtype):
+    exact = ops.noise((4, 50_000), seed=3, kind=kind, dtype=torch.float64)
+    eps = ops.noise((4, 50_000), seed=3, kind=kind, dtype=dtype)
+    contract.assert_within(eps, exact, contract.EPS_ERROR[dtype])
+    if kind == "impulse":
+        assert torch.equal(eps, exact.to(dtype))
 
 
 def test_the_far_tail_and_zero(monkeypatch):
@@ -125,9 +129,9 @@ def test_add_noise_is_equation_3(kind, dtype):
     alpha_bar = torch.tensor([0.0, 0.25, 0.9, 1.0])
     y, eps = ops.add_noise(x, alpha_bar, seed=9, draw=1, stream=3, kind=kind, return_noise=True)
     exact = ops.noise((4, 5, 7), seed=9, draw=1, stream=3, kind=kind, dtype=torch.float64)
-    assert torch.equal(eps, exact.to(dtype))
-    a = alpha_bar.double().reshape(-1, 1, 1)
-    assert torch.equal(y, (a.sqrt() * x.double() + (1 - a).sqrt() * exact).to(dtype))
+    error, a = contract.EPS_ERROR[dtype], alpha_bar.double().reshape(-1, 1, 1)
+    contract.assert_within(eps, exact, error)
+    contract.assert_within(y, a.sqrt() * x.double() + (1 - a).sqrt() * exact, error * (1 - a).sqrt())
     assert torch.equal(y[3], x[3])
     assert y.dtype == eps.dtype == dtype
 
@@ -329,7 +333,8 @@ def test_gradients_as_autograd_makes_them(reduce, dtype):
     reduce(free).backward()
     scale = torch.where(noisy, alpha_bar.double().sqrt(), 1.0).reshape(-1, 1, 1)
     valid = (torch.arange(6) < lengths[:, None])[..., None]
-    assert torch.equal(leaf.grad, torch.where(valid, (free.grad.double() * scale).to(dtype), 0.0))
+    # float32 factors make up for their rounding, so only ties can differ from the product in float64
+    contract.assert_within(leaf.grad, torch.where(valid, free.grad.double() * scale, 0.0), 1e-12)
 
 
 def test_gradcheck_add_noise():

@@ -1,0 +1,105 @@
+// From words to noise, in float32, four lanes' worth at a time (docs/noise_contract.md). These polynomials and their
+// order are one definition for all backends: with fused multiply-add they give the same bits everywhere.
+#pragma once
+
+#include <cstddef>
+
+#include "simd.h"
+
+namespace nmer_fast::NMER_FAST_ISA {
+
+// c[0] + c[1] x + ...
+template <std::size_t N>
+inline F32 horner(const float (&c)[N], F32 x) {
+  F32 sum = splat(c[N - 1]);
+#pragma GCC unroll 16
+  for (std::size_t i = 1; i < N; ++i) sum = fma(sum, x, splat(c[N - 1 - i]));
+  return sum;
+}
+
+// (0, 1], to float32: w 2^-32 + 2^-33, or of a 31-bit word w 2^-31 + 2^-32.
+template <int Bits>
+inline F32 unit(U32 w) {
+  constexpr float scale = 1.0f / static_cast<float>(1ull << Bits);
+  return fma(to_float(w), splat(scale), splat(scale / 2));
+}
+
+// -2 ln u for u in [2^-33, 1]. u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); then -2 ln(1 + f) is
+// -2 f + f^2 + f^3 P(f), P minimax of degree 7 (relative error 2^-27).
+inline F32 minus_two_log(F32 u) {
+  static constexpr float P[] = {-0x1.555554p-1f, 0x1.000226p-1f,  -0x1.99a008p-2f, 0x1.547246p-2f,
+                                -0x1.22da18p-2f, 0x1.0d8534p-2f, -0x1.055b8ap-2f, 0x1.38b618p-3f};
+  const I32 bits = (I32)u;
+  const I32 e = (bits - 0x3F3504F3) >> 23;
+  const F32 f = (F32)(bits - (e << 23)) - 1.0f;
+  const F32 q = fma(f, fma(f, horner(P, f), splat(1.0f)), splat(-2.0f));
+  return fma(to_float(e), splat(-0x1.62e43p+0f), f * q);  // -2 ln 2
+}
+
+struct SinCos {
+  F32 sin, cos;
+};
+
+// Of the angle 2 pi w / 2^32. The multiple of pi/2 is taken off in integers, so exactly; sin and cos of what is left,
+// at most pi/4, are minimax polynomials (absolute error below 2^-28).
+inline SinCos sin_cos(U32 w) {
+  static constexpr float S[] = {-0x1.555546p-3f, 0x1.11076p-7f, -0x1.994eb4p-13f};
+  static constexpr float C[] = {0x1.55554ap-5f, -0x1.6c0c8cp-10f, 0x1.9a025cp-16f};
+  const I32 quarter = (I32)(w + (1u << 29)) >> 30;
+  const I32 rest = (I32)(w - ((U32)quarter << 30));
+  const F32 x = to_float(rest) * 0x1.921fb6p-30f;  // pi / 2^31
+  const F32 z = x * x;
+  const F32 s = fma(x * z, horner(S, z), x);
+  const F32 c = fma(z * z, horner(C, z), fma(z, splat(-0.5f), splat(1.0f)));
+  const I32 odd = quarter << 31;
+  const I32 sin_sign = (quarter & 2) << 30, cos_sign = ((quarter + 1) & 2) << 30;
+  return {(F32)((I32)where_negative(odd, c, s) ^ sin_sign), (F32)((I32)where_negative(odd, s, c) ^ cos_sign)};
+}
+
+// Box-Muller: words (0, 1) and (2, 3) of each quad give a radius and an angle; r0 cos, r0 sin, r1 cos, r1 sin.
+struct Gaussian {
+  void operator()(const U64 (&w)[4], float* out) const {
+    const F32 r = square_root(minus_two_log(unit<32>(pack(w[0], w[2]))));
+    const SinCos angle = sin_cos(pack(w[1], w[3]));
+    const auto [lower, upper] = interleave(r * angle.cos, r * angle.sin);
+    store(out, lower);
+    store(out + kLanes, upper);
+  }
+};
+
+// Kinds of one word an element: the words in the elements' order, then each through Map.
+template <class Map>
+struct ByWord {
+  Map map;
+  void operator()(const U64 (&w)[4], float* out) const {
+    const auto [lower, upper] = interleave_pairs(pack(w[0], w[1]), pack(w[2], w[3]));
+    store(out, map(lower));
+    store(out + kLanes, map(upper));
+  }
+};
+
+// +1 where bit 0 is set, else -1, in the sign bit of a positive float.
+inline F32 signed_by_bit_0(F32 magnitude, U32 w) { return (F32)((U32)magnitude | ((~w & 1) << 31)); }
+
+// -1, 0 or +1; not 0 where (w >> 1) < threshold. `last` is threshold - 1, which fits signed lanes at p = 1 too.
+struct Impulse {
+  std::int32_t last;
+  F32 operator()(U32 w) const {
+    const U32 present = (U32)((I32)(w >> 1) <= last);
+    return (F32)((U32)signed_by_bit_0(splat(1.0f), w) & present);
+  }
+};
+
+// sqrt(3) (2 u - 1).
+struct Uniform {
+  F32 operator()(U32 w) const { return fma(unit<32>(w), splat(0x1.bb67aep+1f), splat(-0x1.bb67aep+0f)); }
+};
+
+// Magnitude -ln u / sqrt(2) of 31 bits.
+struct Laplace {
+  F32 operator()(U32 w) const {
+    return signed_by_bit_0(minus_two_log(unit<31>(w >> 1)) * 0x1.6a09e6p-2f, w);  // 1 / (2 sqrt(2))
+  }
+};
+
+}  // namespace nmer_fast::NMER_FAST_ISA

@@ -1,0 +1,51 @@
+// The kernels as the bindings see them: one table of functions for each instruction set, chosen at run time.
+//
+// Every function works on `count` consecutive elements of one sample, from element `first` on, a multiple of 4.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace nmer_fast {
+
+enum class Kind { gaussian, impulse, uniform, laplace };
+enum class Type { float32, bfloat16, float16, float64 };
+
+// What decides a sample's noise.
+struct Noise {
+  std::uint64_t seed;
+  std::uint32_t draw;
+  std::uint32_t stream;
+  std::uint64_t sample;
+  Kind kind;
+  std::uint32_t threshold;  // of impulses: ceil(p 2^31)
+
+  std::int32_t last() const { return static_cast<std::int32_t>(threshold - 1); }
+};
+
+struct Kernels {
+  const char* isa;
+  void (*noise)(Type, const Noise&, std::int64_t first, std::int64_t count, void* eps);
+  // eps may be null; so may sums: of x, x^2 and eps^2, added to.
+  void (*add_noise)(Type, const Noise&, std::int64_t first, std::int64_t count, const void* x, double alpha_bar,
+                    void* y, void* eps, double* sums);
+  void (*mix_noise)(Type, std::int64_t count, const void* x, const void* eps, double alpha_bar, void* y);
+  void (*scaled)(Type, std::int64_t count, const void* x, double factor, void* y);
+  // kl is added to.
+  void (*reparameterize_kl)(Type, const Noise&, std::int64_t first, std::int64_t count, const void* mu,
+                            const void* logvar, void* z, double* kl);
+  void (*reparameterize_kl_backward)(Type, const Noise&, std::int64_t first, std::int64_t count, const void* grad_z,
+                                     double grad_kl, const void* mu, const void* logvar, void* grad_mu,
+                                     void* grad_logvar);
+};
+
+// Every table that this machine can run, the best one last.
+const std::vector<const Kernels*>& all_kernels();
+
+// The table in use: the best one, unless use_kernels chose another.
+const Kernels& kernels();
+
+// Whether this machine has a table of that name, which is then in use.
+bool use_kernels(const char* isa);
+
+}  // namespace nmer_fast

@@ -1,0 +1,140 @@
+// The vectors that the kernels are written in: 32-bit lanes, and the 64-bit lanes that Philox multiplies in.
+//
+// This header is compiled once for each instruction set, under its own flags and in a namespace of its own
+// (NMER_FAST_ISA), so that no inline function of one can serve another. Arithmetic is the compiler's vector extension;
+// the few functions below are what that has no operator for.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace nmer_fast::NMER_FAST_ISA {
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+inline constexpr int kBytes = 64;
+#elif defined(__AVX2__) && defined(__FMA__)
+inline constexpr int kBytes = 32;
+#else
+inline constexpr int kBytes = 16;
+#endif
+inline constexpr int kLanes = kBytes / 4;  // of 32 bits
+inline constexpr int kQuads = kBytes / 8;  // quads whose Philox words stand in one vector of 64-bit lanes
+
+typedef std::uint64_t U64 __attribute__((vector_size(kBytes)));
+typedef std::uint32_t U32 __attribute__((vector_size(kBytes)));
+typedef std::int32_t I32 __attribute__((vector_size(kBytes)));
+typedef float F32 __attribute__((vector_size(kBytes)));
+
+inline U64 splat(std::uint64_t value) { return U64{} + value; }
+inline F32 splat(float value) { return F32{} + value; }
+
+// The 64-bit products of the low halves of 64-bit lanes.
+inline U64 multiply_low(U64 a, U64 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (U64)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (U64)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return (U64)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+  return (U64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
+#else
+  return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF);
+#endif
+}
+
+// a * b + c, rounded once where the machine can.
+inline F32 fma(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline F32 square_root(F32 x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F32)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F32)_mm256_sqrt_ps((__m256)x);
+#elif defined(__x86_64__)
+  return (F32)_mm_sqrt_ps((__m128)x);
+#elif defined(__aarch64__)
+  return (F32)vsqrtq_f32((float32x4_t)x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+// Lane by lane a where the sign bit of `which` is set, else b.
+inline F32 where_negative(I32 which, F32 a, F32 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F32)_mm512_mask_mov_ps((__m512)b, _mm512_movepi32_mask((__m512i)which), (__m512)a);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F32)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)which);
+#else
+  return which < 0 ? a : b;
+#endif
+}
+
+inline F32 to_float(I32 x) { return __builtin_convertvector(x, F32); }
+
+// To the nearest float32, from unsigned: the halves are exact, so only the sum rounds.
+inline F32 to_float(U32 x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F32)_mm512_cvtepu32_ps((__m512i)x);
+#else
+  return fma(to_float((I32)(x >> 16)), splat(65536.0f), to_float((I32)(x & 0xFFFF)));
+#endif
+}
+
+// The low halves of the 64-bit lanes of both: low's in even 32-bit lanes, high's in odd ones.
+inline U32 pack(U64 low, U64 high) {
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+  return (U32)_mm256_blend_epi32((__m256i)low, (__m256i)(high << 32), 0xAA);
+#else
+  return (U32)((low & 0xFFFFFFFF) | (high << 32));
+#endif
+}
+
+// Each 128-bit block of a and b interleaved by 32-bit lanes: the blocks' lower halves, then their upper halves.
+struct Interleaved {
+  F32 lower, upper;
+};
+inline Interleaved interleave(F32 a, F32 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return {(F32)_mm512_unpacklo_ps((__m512)a, (__m512)b), (F32)_mm512_unpackhi_ps((__m512)a, (__m512)b)};
+#elif defined(__AVX2__) && defined(__FMA__)
+  return {(F32)_mm256_unpacklo_ps((__m256)a, (__m256)b), (F32)_mm256_unpackhi_ps((__m256)a, (__m256)b)};
+#else
+  return {__builtin_shufflevector(a, b, 0, 4, 1, 5), __builtin_shufflevector(a, b, 2, 6, 3, 7)};
+#endif
+}
+
+// The same by 64-bit lanes.
+struct InterleavedWords {
+  U32 lower, upper;
+};
+inline InterleavedWords interleave_pairs(U32 a, U32 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return {(U32)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b), (U32)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b)};
+#elif defined(__AVX2__) && defined(__FMA__)
+  return {(U32)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b), (U32)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b)};
+#else
+  return {__builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7)};
+#endif
+}
+
+inline void store(float* out, F32 x) { __builtin_memcpy(out, &x, kBytes); }
+
+}  // namespace nmer_fast::NMER_FAST_ISA
