@@ -173,7 +173,7 @@ void mix_noise(std::int64_t count, const T* x, const T* eps, double alpha_bar, T
 template <class T>
 void scaled(std::int64_t count, const T* x, double factor, T* y) {
   const Factor<Wide<T>> by(factor);
-  for (std::int64_t i = 0; i < count; ++i) y[i] = narrow<T>(by.times(widen(x[i]), 0));
+  for (std::int64_t i = 0; i < count; ++i) y[i] = narrow<T>(by.times(widen(x[i]), -Wide<T>{0}));  // -0 adds nothing, to -0 neither
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA

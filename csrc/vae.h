@@ -21,8 +21,8 @@ inline Exp exp_and_expm1(F32 x) {
   const F32 q = fma(r * r, horner(P, r), r);
   const I32 whole = (I32)shifted - 0x4B400000, half = whole >> 1;
   const F32 a = (F32)((half + 127) << 23), b = (F32)((whole - half + 127) << 23);
-  const F32 grown = a * b;
-  return {fma(a, q, a) * b, fma(grown, q, grown - 1.0f)};
+  const F32 grown = a * b, exp = fma(a, q, a) * b;
+  return {exp, where_negative((I32)(n > 32.0f), exp, fma(grown, q, grown - 1.0f))};  // beyond 2^32 the 1 is lost
 }
 
 // sigma = exp(lv / 2) and expm1 = exp(lv) - 1 of n elements; the arrays hold whole vectors. exp(lv) - 1 is d (d + 2) for

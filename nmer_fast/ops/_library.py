@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,39 @@ def map_in_a_loop(op: torch._ops.OpOverload) -> None:
         return torch.stack(slices), 0
 
     torch.library.register_vmap(op, vmap, lib=LIBRARY)
+
+
+def isas() -> list[str]:
+    """Instruction sets whose kernels this machine can run, the best one last; none without the C++ library."""
+    library = _functions()
+    return (
+        []
+        if library is None
+        else [library.nmer_fast_isa_name(i).decode() for i in range(library.nmer_fast_isa_count())]
+    )
+
+
+def isa() -> str | None:
+    """The instruction set in use."""
+    library = _functions()
+    return None if library is None else library.nmer_fast_isa().decode()
+
+
+def use_isa(name: str) -> None:
+    """Use another instruction set's kernels, for tests and benches."""
+    library = _functions()
+    if library is None or not library.nmer_fast_use_isa(name.encode()):
+        raise ValueError(f"isa: expected one of {', '.join(isas()) or 'none, without the C++ library'}, got {name!r}")
+
+
+@cache
+def _functions() -> ctypes.CDLL | None:
+    """What the loaded library has beside its torch ops."""
+    if str(COMPILED) not in torch.ops.loaded_libraries:
+        return None
+    library = ctypes.CDLL(str(COMPILED))
+    library.nmer_fast_isa_name.restype = library.nmer_fast_isa.restype = ctypes.c_char_p
+    return library
 
 
 def load_compiled() -> bool:

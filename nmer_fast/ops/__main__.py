@@ -1,0 +1,19 @@
+"""python -m nmer_fast.ops: which backends serve, on what, and the versions that results depend on."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from . import compiled
+from ._library import COMPILED, isa, isas
+
+rows = {
+    "nmer_fast": version("nmer_fast"),
+    "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+    "python": f"{platform.python_version()}, {platform.machine()}",
+    "CPU": f"C++, {isa()} of {', '.join(isas())} ({COMPILED.name})" if compiled else "plain PyTorch (the reference)",
+    "CUDA": "plain PyTorch (the reference)" if torch.cuda.is_available() else "not here",
+}
+for name, value in rows.items():
+    print(f"{name:10}{value}")
