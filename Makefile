@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup train test test-slow bench lint clean
+.PHONY: help setup train test test-slow bench sanitize lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -20,8 +20,15 @@ test: $(READY)  ## all fast tests, under 10 minutes on two cores
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(READY)  ## throughput of the noise ops beside what a user would write instead
+bench: $(READY)  ## throughput of the noise and VAE ops beside what a user would write instead (ARGS=--quick)
 	$(BIN)/python bench/noise_throughput.py $(ARGS)
+	$(BIN)/python bench/vae_throughput.py $(ARGS)
+
+sanitize: $(READY)  ## the C++ kernels' own tests, under AddressSanitizer and UndefinedBehaviorSanitizer
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" --log-level=WARNING
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
 
 lint: $(READY)  ## ruff, and mypy on the package
 	$(BIN)/ruff check .

@@ -1,0 +1,41 @@
+"""Throughput of reparameterize_kl, forward and backward, beside the ordinary formulation; see noise_throughput.py."""
+
+from __future__ import annotations
+
+import torch
+from measure import Row, run
+from torch import Tensor
+
+from nmer_fast import ops
+
+
+def plain(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """What a user would write."""
+    z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+    return z, -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+
+def rows(quick: bool) -> list[Row]:
+    """Forward and backward on [4096, 512]."""
+    mu, logvar = (0.5 * torch.randn(256 if quick else 4096, 512) for _ in range(2))
+    mu.requires_grad_()
+    logvar.requires_grad_()
+    weight = torch.randn(mu.shape)
+    compiled = torch.compile(plain)
+
+    def step(f) -> tuple[Tensor, ...]:
+        z, kl = f(mu, logvar)
+        return torch.autograd.grad((z, kl), (mu, logvar), (weight, torch.ones_like(kl)))
+
+    calls = {
+        "ours": lambda: step(lambda m, v: ops.reparameterize_kl(m, v, seed=1)),
+        "eager": lambda: step(plain),
+        "torch.compile": lambda: step(compiled),
+        "copy": lambda: (mu.detach().clone(), logvar.detach().clone()),
+    }
+    task = f"reparameterize + KL, forward + backward, {list(mu.shape)}"
+    return [Row(task, who, mu.numel(), (4 if who == "copy" else 8) * mu.nbytes, call) for who, call in calls.items()]
+
+
+if __name__ == "__main__":
+    run("vae_throughput", rows, "VAE sampling and its KL")
