@@ -80,15 +80,24 @@ class Robustness:
         shown = conditions if len(conditions) <= COLUMNS else [name for name in conditions if name in ("none", "all")]
         averaged = bool(self.points[0].evaluation.average)
         table = Table(title=self.title, title_justify="left", caption_justify="left", show_lines=True)
-        for column in ("noise", "dB", *shown, *(["average"] if averaged else []), "realised dB"):
-            table.add_column(column, justify="left" if column in ("noise", "realised dB") else "right")
+        for column in ("noise", "dB", *shown, *(["average"] if averaged else [])):
+            table.add_column(column, justify="left" if column == "noise" else "right", no_wrap=True)
         for point in self.points:
             noise, scores = point.noise, point.evaluation.conditions
             cells = [_cell(vars(scores[name])) for name in shown] + ([_cell(point.evaluation.average)] * averaged)
             ratio = noise.steps or noise.snr_db
             strength = f"{ratio:g}" if isinstance(ratio, float) else "T" if ratio else ""
-            table.add_row(noise.kind, strength, *cells, _pairs(_rounded(point.evaluation.snr_db), " "))
+            table.add_row(noise.kind, strength, *cells)
         table.caption = "each cell: WA % over UA %; a column names what is clean; average: of the incomplete ones"
+        if errors := [
+            abs(snr - point.noise.snr_db)
+            for point in self.points
+            if point.noise.snr_db is not None
+            for snr in point.evaluation.snr_db.values()
+        ]:
+            table.caption += (
+                f"\nrealised SNR: within {max(errors):.2f} dB of what was asked for (CSV and JSON have each)"
+            )
         if shown != conditions:
             table.caption += f"; the CSV has all {len(conditions)} conditions"
         return table
@@ -121,12 +130,8 @@ def _cell(metrics: dict[str, Any]) -> str:
     return f"{100 * metrics['wa']:.2f}\n{100 * metrics['ua']:.2f}"
 
 
-def _rounded(snr_db: dict[str, float]) -> Iterable[tuple[str, str]]:
-    return ((name, f"{snr:.1f}") for name, snr in snr_db.items())
-
-
-def _pairs(items: Iterable[tuple[str, Any]], between: str = "=") -> str:
-    return " ".join(f"{name}{between}{value}" for name, value in items)
+def _pairs(items: Iterable[tuple[str, Any]]) -> str:
+    return " ".join(f"{name}={value}" for name, value in items)
 
 
 def grid(base: NoiseConfig, kinds: Sequence[str], ratios: Sequence[float]) -> list[dict[str, Any]]:
