@@ -99,7 +99,7 @@ class Robustness:
                 f"\nrealised SNR: within {max(errors):.2f} dB of what was asked for (CSV and JSON have each)"
             )
         if shown != conditions:
-            table.caption += f"; the CSV has all {len(conditions)} conditions"
+            table.caption += f"\nthe CSV has all {len(conditions)} conditions"
         return table
 
     def __str__(self) -> str:
