@@ -107,10 +107,11 @@ def run(name: str, make_rows: Callable[[bool], list[Row]], title: str) -> None:
     if unknown := [argument for argument in sys.argv[1:] if argument not in ("--quick", "--help")]:
         sys.exit(f"error: expected --quick or nothing, got {' '.join(unknown)}")
     if "--help" in sys.argv:
-        sys.exit(f"python bench/{name}.py [--quick]: {title}")
+        print(f"python bench/{name}.py [--quick]: {title}")
+        return
     measured = []
     for regime in ("recycled", "default"):
-        for threads in sorted({1, os.cpu_count() or 1} & {1, 2}):
+        for threads in (1, 2)[: os.cpu_count() or 1]:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(RECYCLED if regime == "recycled" else {})}
             command = [sys.executable, sys.argv[0], HIDDEN, regime, *(["--quick"] if quick else [])]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from .command import describe_noise, make_folder, parse_steps, run_command
-from .config import Config, DataConfig, override
+from .config import Config, DataConfig, NoiseConfig, override
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     from .engine.batches import Batches
     from .engine.console import Report
     from .engine.evaluation import evaluate
-    from .engine.robustness import Point, Robustness, check_outputs, grid
+    from .engine.robustness import Point, Robustness, check_outputs
     from .engine.run import load_data, load_run, make_scheduler, pick_device
 
     _check(options)
@@ -75,7 +75,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
         make_folder(options.out.parent)
     report, device = Report(quiet=quiet), pick_device(options.device)
     model, standardiser, config, state = load_run(options.checkpoint, device)
-    noises = [override(config, change).noise for change in _changes(options, config, grid)]
+    noises = [override(config, change).noise for change in _changes(options, config)]
     where, own = _data_of(options, config)
     raw, classes = load_data(where), state["data"]["class_names"]
     unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
@@ -94,11 +94,10 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
             conditions=options.conditions or None, allow_leak=options.allow_leak,
         )  # fmt: skip
         points.append(Point(noise, evaluation))
-    result = Robustness(f"{data.name}, test, epoch {state['epoch']}", points)
+    what, epoch = f"{data.name}, test", f"epoch {state['epoch']}"
+    result = Robustness(f"{what}, {epoch}", points)
     if len(points) == 1:
-        report.table(
-            f"{result.title.replace(', epoch', f', {describe_noise(noises[0])}, epoch')}", points[0].evaluation
-        )
+        report.table(f"{what}, {describe_noise(noises[0])}, {epoch}", points[0].evaluation)
     else:
         report.print(result.table())
     if options.out:
@@ -136,9 +135,9 @@ def _data_of(options: Options, config: Config) -> tuple[DataConfig, bool]:
     return override(config, change).data, False
 
 
-def _changes(options: Options, config: Config, grid: Callable[..., list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _changes(options: Options, config: Config) -> list[dict[str, Any]]:
     """What each point of the sweep changes of the training's noise."""
-    changes = grid(config.noise, options.noise, options.snr)
+    changes = _grid(config.noise, options.noise, options.snr)
     kinds = [change["noise.kind"] for change in changes]
     if options.p is not None and "impulse" not in kinds:
         raise UserError(f"p: expected with impulse noise alone, got {options.p} with {', '.join(dict.fromkeys(kinds))}")
@@ -146,6 +145,17 @@ def _changes(options: Options, config: Config, grid: Callable[..., list[dict[str
     if options.steps:
         common["noise.steps"] = parse_steps(options.steps)
     return [{**change, **common} for change in changes]
+
+
+def _grid(base: NoiseConfig, kinds: Sequence[str], ratios: Sequence[float]) -> list[dict[str, Any]]:
+    """The fields that change at each point of kinds x SNRs; missing modalities have no SNR and one point."""
+    out: list[dict[str, Any]] = []
+    for kind in kinds or (base.kind,):
+        if kind == "missing":
+            out.append({"noise.kind": kind})
+        else:
+            out += [{"noise.kind": kind, "noise.snr_db": snr} for snr in ratios] or [{"noise.kind": kind}]
+    return out
 
 
 def robustness(
@@ -191,7 +201,7 @@ def robustness(
 
     from .engine.batches import Batches
     from .engine.evaluation import measure
-    from .engine.robustness import Point, Robustness, grid
+    from .engine.robustness import Point, Robustness
     from .engine.run import make_scheduler
     from .noise import variance
 
@@ -216,7 +226,7 @@ def robustness(
     if isinstance(model, torch.nn.Module):
         model.eval()
     try:
-        for change in grid(base.noise, kinds, ratios):
+        for change in _grid(base.noise, kinds, ratios):
             config = override(base, change)
             scheduler = make_scheduler(variances, config.noise, seed).to(batches.device)
             evaluation = measure(predict, batches, dataset.splits[split], scheduler, seed, names)

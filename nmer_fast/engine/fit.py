@@ -41,7 +41,7 @@ class Fit:
         epoch: epochs that are over.
         step_in_epoch: steps that are over in the present one.
         history: mean losses by epoch.
-        kept: the epoch whose weights `finish` leaves, from 1.
+        kept: the epoch whose weights `run` leaves, from 1.
         seconds: that training took.
     """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Robustness:
             for point in self.points
             if point.noise.snr_db is not None
             for snr in point.evaluation.snr_db.values()
+            if math.isfinite(snr)  # nan where no sample has the modality
         ]:
             table.caption += (
                 f"\nrealised SNR: within {max(errors):.2f} dB of what was asked for (CSV and JSON have each)"
@@ -132,14 +134,3 @@ def _cell(metrics: dict[str, Any]) -> str:
 
 def _pairs(items: Iterable[tuple[str, Any]]) -> str:
     return " ".join(f"{name}={value}" for name, value in items)
-
-
-def grid(base: NoiseConfig, kinds: Sequence[str], ratios: Sequence[float]) -> list[dict[str, Any]]:
-    """The fields that change at each point of kinds x SNRs; missing modalities have no SNR and one point."""
-    out: list[dict[str, Any]] = []
-    for kind in kinds or (base.kind,):
-        if kind == "missing":
-            out.append({"noise.kind": kind})
-        else:
-            out += [{"noise.kind": kind, "noise.snr_db": snr} for snr in ratios] or [{"noise.kind": kind}]
-    return out

@@ -2,10 +2,17 @@
 
 import csv
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from nmer_fast.config import NoiseConfig
+from nmer_fast.data import Ragged
+from nmer_fast.engine.batches import Batches
+from nmer_fast.engine.evaluation import measure
+from nmer_fast.engine.robustness import Point, Robustness
 from nmer_fast.errors import UserError
 from nmer_fast.evaluate import robustness
 from nmer_fast.noise import NoiseScheduler, variance
@@ -71,12 +78,25 @@ def test_many_conditions_show_their_averages():
     data = dataset()
     names = list("abcd")
     sources = list(data.modalities.values())
-    from dataclasses import replace
-
     data = replace(data, modalities={m: sources[i % 3] for i, m in enumerate(names)})
     text = str(robustness(first_column_of_a, data, snr_db=(0.0,)))
     assert "the CSV has all 16 conditions" in " ".join(text.split())
     assert "abc " not in text
+
+
+def test_the_caption_passes_over_a_modality_that_is_absent():
+    data = dataset()
+    nothing = Ragged.from_lengths(torch.zeros(0, 4), torch.zeros(60, dtype=torch.int64))
+    test_only = {name: rows for name, rows in data.splits.items() if name == "test"}
+    variances = dict.fromkeys("avl", 1.0)
+    data = replace(data, modalities={**data.modalities, "a": nothing}, splits=test_only)
+    noise = NoiseScheduler(variances, snr_db=0.0)
+    evaluation = measure(
+        lambda batch, noisy, which: torch.stack([first_column_of_a(noisy)] * len(which)),
+        Batches(data, torch.device("cpu"), 16), data.splits["test"], noise, 0,
+    )  # fmt: skip
+    assert math.isnan(evaluation.snr_db["a"])
+    assert "nan" not in str(Robustness("x", [Point(NoiseConfig(snr_db=0.0), evaluation)]))
 
 
 def test_lengths_on_request_and_modules_in_eval_mode():
