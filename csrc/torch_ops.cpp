@@ -168,10 +168,19 @@ void zero_rest(Tensor& t, const Samples& s, const Run& run) {
   std::memset(at(t, run) + run.valid * s.bytes, 0, (run.count - run.valid) * s.bytes);
 }
 
-// An output of this shape. A large one asks for huge pages, else touching it first costs more than the noise.
-Tensor output(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
-              std::optional<ScalarType> dtype = std::nullopt) {
-  Tensor out = torch::stable::new_empty(like, sizes, dtype);
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// An output of this shape. A large one asks for huge pages, else touching it first costs more than the noise. Allocated
+// through the C shim: the stable header's functions look their operator up by name in every call, 1 us each.
+Tensor output(Sizes sizes, ScalarType dtype) {
+  std::vector<Index> strides(sizes.size(), 1);
+  for (std::size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<Index>(sizes[i], 1);
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<Index>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0,
+      &handle));
+  Tensor out(handle);
   const auto start = reinterpret_cast<std::uintptr_t>(out.mutable_data_ptr());
   const std::uintptr_t end = start + out.numel() * out.element_size();
   const std::uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
@@ -179,14 +188,16 @@ Tensor output(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes
   return out;
 }
 
-Tensor output(const Tensor& like) { return output(like, like.sizes()); }
+Tensor output(const Tensor& like) { return output(like.sizes(), like.scalar_type()); }
+
+Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // ---------------------------------------------------------------- ops
 
 Tensor philox(const Tensor& seed, const Tensor& counter) {
   constexpr Index grain = 4096;  // counters: about 40 us of work
-  const Tensor in = torch::stable::contiguous(counter);
-  Tensor out = torch::stable::empty_like(in);
+  const Tensor in = packed(counter);
+  Tensor out = output(in);
   const auto key = static_cast<std::uint64_t>(*seed.const_data_ptr<Index>());
   const Index* src = in.const_data_ptr<Index>();
   Index* dst = out.mutable_data_ptr<Index>();
@@ -198,7 +209,7 @@ Tensor philox(const Tensor& seed, const Tensor& counter) {
 
 Tensor noise(const std::vector<Index>& size, const Tensor& rng, const Optional& sample_ids, const Optional& noisy,
              const Optional& lengths, const Optional& p, Index stream, const std::string& kind, ScalarType dtype) {
-  Tensor eps = output(rng, torch::headeronly::IntHeaderOnlyArrayRef(size.data(), size.size()), dtype);
+  Tensor eps = output(Sizes(size.data(), size.size()), dtype);
   const Samples s(eps);
   const Source source(rng, sample_ids, p, kind);
   const Selection selection(noisy, lengths);
@@ -214,8 +225,8 @@ Tensor noise(const std::vector<Index>& size, const Tensor& rng, const Optional& 
 std::tuple<Tensor, Tensor> add_noise(const Tensor& input, const Tensor& alpha_bar, const Tensor& rng,
                                      const Optional& sample_ids, const Optional& noisy, const Optional& lengths,
                                      const Optional& p, Index stream, const std::string& kind, bool return_noise) {
-  const Tensor x = torch::stable::contiguous(input);
-  Tensor y = output(x), eps = return_noise ? output(x) : torch::stable::new_empty(x, {0});
+  const Tensor x = packed(input);
+  Tensor y = output(x), eps = return_noise ? output(x) : output({0}, x.scalar_type());
   const Samples s(x);
   const Source source(rng, sample_ids, p, kind);
   const Selection selection(noisy, lengths);
@@ -247,7 +258,7 @@ std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(
   std::vector<Samples> all;
   Index tasks = 0;
   for (const Tensor& input : inputs) {
-    xs.push_back(torch::stable::contiguous(input));
+    xs.push_back(packed(input));
     ys.push_back(output(xs.back()));
     all.emplace_back(xs.back());
     tasks += all.back().batch * all.back().chunks();
@@ -270,8 +281,9 @@ std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(
     zero_rest(ys[m], all[m], run);
   });
   const Index rows = return_stats ? static_cast<Index>(xs.size()) : 0;
-  Tensor stats = torch::stable::new_zeros(rng, {rows, 4}, ScalarType::Double);
+  Tensor stats = output({rows, 4}, ScalarType::Double);
   auto* row = stats.mutable_data_ptr<double>();
+  std::fill_n(row, 4 * rows, 0.0);
   Index task = 0;
   for (Index m = 0; m < rows; ++m, row += 4) {  // in the tasks' order, so to the same bits for any number of threads
     for (const Index end = task + all[m].batch * all[m].chunks(); task < end; ++task) {
@@ -284,7 +296,7 @@ std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(
 
 Tensor mix_noise(const Tensor& input, const Tensor& noise_input, const Tensor& alpha_bar, const Optional& noisy,
                  const Optional& lengths) {
-  const Tensor x = torch::stable::contiguous(input), eps = torch::stable::contiguous(noise_input);
+  const Tensor x = packed(input), eps = packed(noise_input);
   Tensor y = output(x);
   const Samples s(x);
   const Selection selection(noisy, lengths);
@@ -303,7 +315,7 @@ Tensor mix_noise(const Tensor& input, const Tensor& noise_input, const Tensor& a
 
 Tensor mix_noise_backward(const Tensor& input, const Tensor& alpha_bar, const Optional& noisy, const Optional& lengths,
                           bool wrt_noise) {
-  const Tensor grad = torch::stable::contiguous(input);
+  const Tensor grad = packed(input);
   Tensor out = output(grad);
   const Samples s(grad);
   const Selection selection(noisy, lengths);
@@ -325,10 +337,10 @@ Tensor mix_noise_backward(const Tensor& input, const Tensor& alpha_bar, const Op
 
 std::tuple<Tensor, Tensor> reparameterize_kl(const Tensor& mu_input, const Tensor& logvar_input, const Tensor& rng,
                                              const Optional& sample_ids, Index stream) {
-  const Tensor mu = torch::stable::contiguous(mu_input), logvar = torch::stable::contiguous(logvar_input);
+  const Tensor mu = packed(mu_input), logvar = packed(logvar_input);
   const Samples s(mu);
   const bool wide = s.type == Type::float64;
-  Tensor z = output(mu), kl = torch::stable::new_empty(mu, {s.batch}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor z = output(mu), kl = output({s.batch}, wide ? ScalarType::Double : ScalarType::Float);
   const Source source(rng, sample_ids, std::nullopt, "gaussian");
   std::vector<double> partials(s.batch * s.chunks());
   const Kernels& k = kernels();
@@ -348,8 +360,8 @@ std::tuple<Tensor, Tensor> reparameterize_kl(const Tensor& mu_input, const Tenso
 std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input, const Tensor& grad_kl,
                                                       const Tensor& mu_input, const Tensor& logvar_input,
                                                       const Tensor& rng, const Optional& sample_ids, Index stream) {
-  const Tensor grad_z = torch::stable::contiguous(grad_z_input), mu = torch::stable::contiguous(mu_input),
-               logvar = torch::stable::contiguous(logvar_input);
+  const Tensor grad_z = packed(grad_z_input), mu = packed(mu_input),
+               logvar = packed(logvar_input);
   const Samples s(mu);
   Tensor grad_mu = output(mu), grad_logvar = output(mu);
   const Source source(rng, sample_ids, std::nullopt, "gaussian");
