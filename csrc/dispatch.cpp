@@ -21,7 +21,9 @@ const std::vector<const Kernels*>& all_kernels() {
   static const std::vector<const Kernels*> tables = [] {
     std::vector<const Kernels*> found{&baseline::table};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::table);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+      found.push_back(&avx2::table);
+    }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl")) {
       found.push_back(&avx512::table);

@@ -1,9 +1,10 @@
-// The element types, and how a block of them becomes float32 and back. Loops are plain, for the compiler to vectorise.
+// The element types, and how they become what is computed in (float32, or float64 for float64) and back.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "simd.h"
 
@@ -16,57 +17,111 @@ struct Half {
   std::uint16_t bits;
 };
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
-inline float widen(BFloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
-// The exponent moves by a multiplication with 2^112, which normalises subnormals too; infinity and NaN are put right.
-inline float widen(Half x) {
-  const std::uint32_t shifted = std::uint32_t{x.bits & 0x7FFFu} << 13;
-  const auto magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(shifted) * 0x1p112f);
-  const std::uint32_t special = shifted >= 0x0F800000u ? shifted | 0x70000000u : magnitude;
-  return std::bit_cast<float>(special | std::uint32_t{x.bits & 0x8000u} << 16);
+template <class T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// ---------------------------------------------------------------- a step of elements
+
+inline void widen(const BFloat16* from, float* to) {
+  for (int i = 0; i < kStep; ++i) to[i] = std::bit_cast<float>(std::uint32_t{from[i].bits} << 16);
 }
 
-// From what is computed in to T; the two wide types are narrowed by nothing.
-template <class T>
-T narrow(decltype(widen(T{})) x) {
-  return x;
-}
 // To nearest, ties to even; NaN stays NaN.
-template <>
-inline BFloat16 narrow<BFloat16>(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  const std::uint32_t nan = (bits >> 16) | 0x40;
-  return {static_cast<std::uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded)};
+inline void narrow(const float* from, BFloat16* to) {
+  for (int i = 0; i < kStep; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(from[i]);
+    const std::uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    to[i].bits = static_cast<std::uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded);
+  }
+}
+
+#if defined(__AVX512F__)
+inline void widen(const Half* from, float* to) {
+  _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+}
+inline void narrow(const float* from, Half* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_cvtps_ph(_mm512_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__F16C__)
+inline void widen(const Half* from, float* to) {
+  for (int i = 0; i < kStep; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  }
+}
+inline void narrow(const float* from, Half* to) {
+  for (int i = 0; i < kStep; i += 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+}
+#else
+// The exponent moves by a multiplication with 2^112, which normalises subnormals too; infinity and NaN are put right.
+inline void widen(const Half* from, float* to) {
+  for (int i = 0; i < kStep; ++i) {
+    const std::uint32_t shifted = std::uint32_t{from[i].bits & 0x7FFFu} << 13;
+    const auto magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(shifted) * 0x1p112f);
+    const std::uint32_t special = shifted >= 0x0F800000u ? shifted | 0x70000000u : magnitude;
+    to[i] = std::bit_cast<float>(special | std::uint32_t{from[i].bits & 0x8000u} << 16);
+  }
 }
 // To nearest, ties to even. Adding 2^(e + 13), for e of the result's last place, rounds in the float adder.
-template <>
-inline Half narrow<Half>(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
-  const std::uint32_t normal = (magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13;
-  const float tiny = std::bit_cast<float>(magnitude) + 0.5f;  // an ulp of 2^-24, half's smallest
-  const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(tiny) - 0x3F000000;
-  std::uint32_t out = magnitude < 0x38800000 ? subnormal : normal;
-  out = magnitude >= 0x477FF000 ? 0x7C00 : out;  // 65520 and more
-  out = magnitude > 0x7F800000 ? 0x7E00 : out;
-  return {static_cast<std::uint16_t>(sign | out)};
+inline void narrow(const float* from, Half* to) {
+  for (int i = 0; i < kStep; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(from[i]);
+    const std::uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
+    const std::uint32_t normal = (magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13;
+    const float tiny = std::bit_cast<float>(magnitude) + 0.5f;  // an ulp of 2^-24, half's smallest
+    const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(tiny) - 0x3F000000;
+    std::uint32_t out = magnitude < 0x38800000 ? subnormal : normal;
+    out = magnitude >= 0x477FF000 ? 0x7C00 : out;  // 65520 and more
+    out = magnitude > 0x7F800000 ? 0x7E00 : out;
+    to[i].bits = static_cast<std::uint16_t>(sign | out);
+  }
+}
+#endif
+
+// ---------------------------------------------------------------- a block of elements, in whole steps
+
+// n elements as they are computed with, then zeros to the end of the step: `from` itself if it is that, else `buffer`.
+template <class T>
+const Wide<T>* widened(const T* from, int n, Wide<T>* buffer) {
+  const int whole = n / kStep * kStep;
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    if (whole == n) return from;
+    std::memcpy(buffer, from, whole * sizeof(T));
+  } else {
+    for (int i = 0; i < whole; i += kStep) widen(from + i, buffer + i);
+  }
+  if (whole < n) {
+    T rest[kStep] = {};
+    std::memcpy(rest, from + whole, (n - whole) * sizeof(T));
+    if constexpr (std::is_same_v<T, Wide<T>>) std::memcpy(buffer + whole, rest, sizeof(rest));
+    else widen(rest, buffer + whole);
+  }
+  return buffer;
 }
 
-// What is computed in: float64 for float64, float32 for the rest.
+// Where n results are put, in whole steps: in `to` itself if they fit, else in `buffer`; then `narrowed` takes them over.
 template <class T>
-using Wide = decltype(widen(T{}));
-
-// a b + c, rounded once where the machine can; the compiler vectorises it.
-template <class W>
-inline W multiply_add(W a, W b, W c) {
-#if defined(__FMA__) || defined(__aarch64__)
-  if constexpr (sizeof(W) == 4) return __builtin_fmaf(a, b, c);
-  else return __builtin_fma(a, b, c);
-#else
-  return a * b + c;
-#endif
+Wide<T>* place(T* to, int n, Wide<T>* buffer) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    if (n % kStep == 0) return to;
+  }
+  return buffer;
+}
+template <class T>
+void narrowed(const Wide<T>* from, int n, T* to) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    if (from != to) std::memcpy(to, from, n * sizeof(T));
+  } else {
+    const int whole = n / kStep * kStep;
+    for (int i = 0; i < whole; i += kStep) narrow(from + i, to + i);
+    if (whole == n) return;
+    T rest[kStep];
+    narrow(from + whole, rest);
+    std::memcpy(to + whole, rest, (n - whole) * sizeof(T));
+  }
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA

@@ -14,7 +14,7 @@
 namespace nmer_fast::NMER_FAST_ISA {
 
 inline constexpr int kBlock = 512;  // elements; a multiple of what a call of a generator makes on every ISA
-inline constexpr int kGroups = 2;   // Philox vectors in flight at a time: a multiplication takes some cycles
+inline constexpr int kGroups = 4;   // Philox vectors in flight at a time: a multiplication takes some cycles
 
 // eps of elements first to first + n - 1, float32, and of some more that fit the block; first is a multiple of 4.
 template <class Transform>
@@ -67,16 +67,15 @@ inline void generate(const QuadStream&, const Noise& noise, std::int64_t first, 
   }
 }
 
-inline QuadStream stream_of(const Noise& noise) { return {noise.seed, noise.draw, noise.stream, noise.sample}; }
-
-// Calls body(eps, offset, n) for each block of a run of count elements from `first` on.
+// Calls body(eps, offset, n) for each block of a run of count elements from `first` on; eps is 0 from n to the step's end.
 template <class Float, class Body>
 void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body body) {
-  const QuadStream stream = stream_of(noise);
+  const QuadStream stream(noise.seed, noise.draw, noise.stream, noise.sample);
   alignas(64) Float eps[kBlock];
   for (std::int64_t done = 0; done < count; done += kBlock) {
     const auto n = static_cast<int>(std::min<std::int64_t>(kBlock, count - done));
     generate(stream, noise, first + done, n, eps);
+    for (int i = n; i % kStep != 0; ++i) eps[i] = 0;
     body(static_cast<const Float*>(eps), done, n);
   }
 }
@@ -84,64 +83,84 @@ void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body
 // eps alone.
 template <class T>
 void noise(const Noise& noise, std::int64_t first, std::int64_t count, T* out) {
-  for_blocks<Wide<T>>(noise, first, count, [=](const Wide<T>* eps, std::int64_t at, int n) {
-    for (int i = 0; i < n; ++i) out[at + i] = narrow<T>(eps[i]);
-  });
+  for_blocks<Wide<T>>(noise, first, count, [=](const Wide<T>* eps, std::int64_t at, int n) { narrowed(eps, n, out + at); });
 }
 
 // A factor of 0 or more, and what float32 loses of it, so that a product with it rounds once. The two have one sign, and
 // only a factor of 0 has parts that are 0: an infinite x stays infinite.
-template <class W>
+template <class Float>
 class Factor {
  public:
-  explicit Factor(double value) : high_(static_cast<W>(value)) {
-    if (high_ > value) high_ = std::nextafter(high_, W{});
-    low_ = std::max(static_cast<W>(value - high_), high_ * W(0x1p-60));
+  explicit Factor(double value) {
+    auto high = static_cast<Float>(value);
+    if (high > value) high = std::nextafter(high, Float{});
+    high_ = splat(high);
+    low_ = splat(std::max(static_cast<Float>(value - high), high * Float(0x1p-60)));
   }
-  W times(W x, W plus) const {
-    if constexpr (sizeof(W) == 8) return multiply_add(high_, x, plus);
-    return multiply_add(high_, x, multiply_add(low_, x, plus));
+  Vector<Float> times(Vector<Float> x, Vector<Float> plus) const {
+    if constexpr (sizeof(Float) == 8) return fma(high_, x, plus);
+    return fma(high_, x, fma(low_, x, plus));
   }
 
  private:
-  W high_, low_;
+  Vector<Float> high_, low_;
 };
 
 // y = keep x + scale eps: eps has its own error, so scale needs no second part.
-template <class W>
+template <class Float>
 struct Mix {
-  Factor<W> keep;
-  W scale;
-  explicit Mix(double alpha_bar) : keep(std::sqrt(alpha_bar)), scale(static_cast<W>(std::sqrt(1 - alpha_bar))) {}
-  W operator()(W x, W eps) const { return keep.times(x, scale * eps); }
+  Factor<Float> keep;
+  Vector<Float> scale;
+  explicit Mix(double alpha_bar)
+      : keep(std::sqrt(alpha_bar)), scale(splat(static_cast<Float>(std::sqrt(1 - alpha_bar)))) {}
+  void operator()(const Float* x, const Float* eps, int n, Float* y) const {
+    constexpr int kWidth = kBytes / sizeof(Float);
+    for (int i = 0; i < n; i += kWidth) store(y + i, keep.times(load(x + i), scale * load(eps + i)));
+  }
 };
 
-// Count is the caller's; sums of x, x^2 and eps^2, in double, over eight lanes that are added in order.
-class Sums {
+// A sum in double over a step's lanes, which are added in order at the end: one result on every instruction set.
+class LaneSum {
  public:
-  template <class T>
-  void add(const T* x, const Wide<T>* eps, int n) {
-    int i = 0;
-    for (; i + 8 <= n; i += 8) {
-      for (int j = 0; j < 8; ++j) add(widen(x[i + j]), eps[i + j], j);
+  static constexpr int kWidth = kBytes / 8, kParts = kStep / kWidth;
+  void add(F64 x, int part) { parts_[part] += x; }
+  double total() const {
+    double sum = 0;
+    for (const F64& part : parts_) {
+      for (int i = 0; i < kWidth; ++i) sum += part[i];
     }
-    for (; i < n; ++i) add(widen(x[i]), eps[i], i % 8);
-  }
-  void to(double* out) const {
-    for (int j = 0; j < 8; ++j) {
-      out[0] += x_[j];
-      out[1] += squares_[j];
-      out[2] += eps_squares_[j];
-    }
+    return sum;
   }
 
  private:
-  void add(double x, double eps, int lane) {
-    x_[lane] += x;
-    squares_[lane] += x * x;
-    eps_squares_[lane] += eps * eps;
+  F64 parts_[kParts] = {};
+};
+
+// Sums of x, x^2 and eps^2.
+class Sums {
+ public:
+  template <class Float>
+  void add(const Float* x, const Float* eps, int n) {
+    LaneSum sum = x_, squares = squares_, eps_squares = eps_squares_;  // registers, not *this
+    for (int i = 0; i < n; i += kStep) {
+#pragma GCC unroll 8
+      for (int part = 0; part < LaneSum::kParts; ++part) {
+        const F64 a = load_double(x + i + part * LaneSum::kWidth), e = load_double(eps + i + part * LaneSum::kWidth);
+        sum.add(a, part);
+        squares.add(a * a, part);
+        eps_squares.add(e * e, part);
+      }
+    }
+    x_ = sum, squares_ = squares, eps_squares_ = eps_squares;
   }
-  double x_[8] = {}, squares_[8] = {}, eps_squares_[8] = {};
+  void to(double* out) const {
+    out[0] += x_.total();
+    out[1] += squares_.total();
+    out[2] += eps_squares_.total();
+  }
+
+ private:
+  LaneSum x_, squares_, eps_squares_;
 };
 
 // Eq. 3 with noise made on the way; eps and sums where asked for.
@@ -151,12 +170,12 @@ void add_noise(const Noise& noise, std::int64_t first, std::int64_t count, const
   const Mix<Wide<T>> mix(alpha_bar);
   Sums sums;
   for_blocks<Wide<T>>(noise, first, count, [&](const Wide<T>* eps, std::int64_t at, int n) {
-    const T* from = x + at;
-    T* to = y + at;
-    for (int i = 0; i < n; ++i) to[i] = narrow<T>(mix(widen(from[i]), eps[i]));
-    if (eps_out != nullptr) {
-      for (int i = 0; i < n; ++i) eps_out[at + i] = narrow<T>(eps[i]);
-    }
+    alignas(64) Wide<T> x_buffer[kBlock], y_buffer[kBlock];
+    const Wide<T>* from = widened(x + at, n, x_buffer);
+    Wide<T>* to = place(y + at, n, y_buffer);
+    mix(from, eps, n, to);
+    narrowed(to, n, y + at);
+    if (eps_out != nullptr) narrowed(eps, n, eps_out + at);
     if (sums_out != nullptr) sums.add(from, eps, n);
   });
   if (sums_out != nullptr) sums.to(sums_out);
@@ -166,14 +185,29 @@ void add_noise(const Noise& noise, std::int64_t first, std::int64_t count, const
 template <class T>
 void mix_noise(std::int64_t count, const T* x, const T* eps, double alpha_bar, T* y) {
   const Mix<Wide<T>> mix(alpha_bar);
-  for (std::int64_t i = 0; i < count; ++i) y[i] = narrow<T>(mix(widen(x[i]), widen(eps[i])));
+  alignas(64) Wide<T> x_buffer[kBlock], eps_buffer[kBlock], y_buffer[kBlock];
+  for (std::int64_t at = 0; at < count; at += kBlock) {
+    const auto n = static_cast<int>(std::min<std::int64_t>(kBlock, count - at));
+    Wide<T>* to = place(y + at, n, y_buffer);
+    mix(widened(x + at, n, x_buffer), widened(eps + at, n, eps_buffer), n, to);
+    narrowed(to, n, y + at);
+  }
 }
 
 // Its gradient: one scaling.
 template <class T>
 void scaled(std::int64_t count, const T* x, double factor, T* y) {
+  constexpr int kWidth = kBytes / sizeof(Wide<T>);
   const Factor<Wide<T>> by(factor);
-  for (std::int64_t i = 0; i < count; ++i) y[i] = narrow<T>(by.times(widen(x[i]), -Wide<T>{0}));  // -0 adds nothing, to -0 neither
+  const auto nothing = splat(-Wide<T>{0});  // added to -0 too it changes nothing
+  alignas(64) Wide<T> x_buffer[kBlock], y_buffer[kBlock];
+  for (std::int64_t at = 0; at < count; at += kBlock) {
+    const auto n = static_cast<int>(std::min<std::int64_t>(kBlock, count - at));
+    const Wide<T>* from = widened(x + at, n, x_buffer);
+    Wide<T>* to = place(y + at, n, y_buffer);
+    for (int i = 0; i < n; i += kWidth) store(to + i, by.times(load(from + i), nothing));
+    narrowed(to, n, y + at);
+  }
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA

@@ -24,14 +24,51 @@ inline constexpr int kBytes = 16;
 #endif
 inline constexpr int kLanes = kBytes / 4;  // of 32 bits
 inline constexpr int kQuads = kBytes / 8;  // quads whose Philox words stand in one vector of 64-bit lanes
+inline constexpr int kStep = 16;           // elements that a loop takes at a time, whatever the vectors
 
 typedef std::uint64_t U64 __attribute__((vector_size(kBytes)));
 typedef std::uint32_t U32 __attribute__((vector_size(kBytes)));
 typedef std::int32_t I32 __attribute__((vector_size(kBytes)));
 typedef float F32 __attribute__((vector_size(kBytes)));
+typedef double F64 __attribute__((vector_size(kBytes)));
+
+template <class Float>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef F32 type;
+};
+template <>
+struct VectorOf<double> {
+  typedef F64 type;
+};
+template <class Float>
+using Vector = typename VectorOf<Float>::type;
 
 inline U64 splat(std::uint64_t value) { return U64{} + value; }
-inline F32 splat(float value) { return F32{} + value; }
+inline F32 splat(float value) { return value - F32{}; }  // keeps -0
+inline F64 splat(double value) { return value - F64{}; }
+
+template <class Float>
+Vector<Float> load(const Float* from) {
+  Vector<Float> x;
+  __builtin_memcpy(&x, from, kBytes);
+  return x;
+}
+inline void store(float* to, F32 x) { __builtin_memcpy(to, &x, kBytes); }
+inline void store(double* to, F64 x) { __builtin_memcpy(to, &x, kBytes); }
+
+// As many elements as F64 has lanes, in double.
+inline F64 load_double(const double* from) { return load(from); }
+inline F64 load_double(const float* from) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F64)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F64)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+  return F64{from[0], from[1]};
+#endif
+}
 
 // The 64-bit products of the low halves of 64-bit lanes.
 inline U64 multiply_low(U64 a, U64 b) {
@@ -56,6 +93,18 @@ inline F32 fma(F32 a, F32 b, F32 c) {
   return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__aarch64__)
   return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline F64 fma(F64 a, F64 b, F64 c) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (F64)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
   return a * b + c;
 #endif
@@ -134,7 +183,5 @@ inline InterleavedWords interleave_pairs(U32 a, U32 b) {
   return {__builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7)};
 #endif
 }
-
-inline void store(float* out, F32 x) { __builtin_memcpy(out, &x, kBytes); }
 
 }  // namespace nmer_fast::NMER_FAST_ISA

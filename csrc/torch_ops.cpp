@@ -59,7 +59,7 @@ class PerSample {
  public:
   PerSample(const Optional& t, T otherwise) : otherwise_(otherwise), held_(t) {
     if (!t.has_value()) return;
-    data_ = static_cast<const T*>(t->const_data_ptr());
+    data_ = t->const_data_ptr<T>();
     if (t->dim() > 0) row_ = t->stride(0);
     if (t->dim() > 1) column_ = t->stride(1);
   }

@@ -25,47 +25,53 @@ inline Exp exp_and_expm1(F32 x) {
   return {exp, where_negative((I32)(n > 32.0f), exp, fma(grown, q, grown - 1.0f))};  // beyond 2^32 the 1 is lost
 }
 
-// sigma = exp(lv / 2) and expm1 = exp(lv) - 1 of n elements; the arrays hold whole vectors. exp(lv) - 1 is d (d + 2) for
-// d = exp(lv / 2) - 1, which cancels nowhere, so one exponential gives both.
-inline void exps(float* sigma, float* expm1, const auto* logvar, int n) {
-  for (int i = 0; i < n; ++i) sigma[i] = 0.5f * widen(logvar[i]);
-  for (int i = n; i % kLanes != 0; ++i) sigma[i] = 0;
-  for (int i = 0; i < n; i += kLanes) {
-    F32 half;
-    __builtin_memcpy(&half, sigma + i, kBytes);
-    const Exp e = exp_and_expm1(half);
-    store(sigma + i, e.exp);
-    store(expm1 + i, e.expm1 * (e.expm1 + 2.0f));
-  }
+// sigma = exp(lv / 2) and expm1 = exp(lv) - 1. The latter is d (d + 2) for d = exp(lv / 2) - 1, which cancels nowhere, so
+// one exponential gives both.
+template <class V>
+struct Exps {
+  V sigma, expm1;
+};
+inline Exps<F32> exps(F32 logvar) {
+  const Exp half = exp_and_expm1(0.5f * logvar);
+  return {half.exp, half.expm1 * (half.expm1 + 2.0f)};
 }
-inline void exps(double* sigma, double* expm1, const double* logvar, int n) {
-  for (int i = 0; i < n; ++i) {
-    sigma[i] = std::exp(logvar[i] / 2);
-    expm1[i] = std::expm1(logvar[i]);
+inline Exps<F64> exps(F64 logvar) {
+  Exps<F64> out;
+  for (int i = 0; i < kBytes / 8; ++i) {
+    out.sigma[i] = std::exp(logvar[i] / 2);
+    out.expm1[i] = std::expm1(logvar[i]);
   }
+  return out;
 }
 
-// z = mu + sigma eps; kl += 1/2 sum(mu^2 + (exp(lv) - 1 - lv)).
+// z = mu + sigma eps; kl += 1/2 sum(mu^2 + (exp(lv) - 1 - lv)). Zeros after the end add nothing.
 template <class T>
 void reparameterize_kl(const Noise& noise, std::int64_t first, std::int64_t count, const T* mu, const T* logvar, T* z,
                        double* kl) {
   using W = Wide<T>;
-  double sums[8] = {};
+  constexpr int kWidth = kBytes / sizeof(W);
+  LaneSum sum;
   for_blocks<W>(noise, first, count, [&](const W* eps, std::int64_t at, int n) {
-    alignas(64) W sigma[kBlock], expm1[kBlock];
-    exps(sigma, expm1, logvar + at, n);
-    for (int i = 0; i < n; ++i) z[at + i] = narrow<T>(multiply_add(sigma[i], eps[i], widen(mu[at + i])));
-    int i = 0;
-    const auto term = [&](int j) {
-      const W m = widen(mu[at + j]);
-      return double(m * m + (expm1[j] - widen(logvar[at + j])));
-    };
-    for (; i + 8 <= n; i += 8) {
-      for (int j = 0; j < 8; ++j) sums[j] += term(i + j);
+    alignas(64) W mu_buffer[kBlock], logvar_buffer[kBlock], z_buffer[kBlock], terms[kStep];
+    const W* m_at = widened(mu + at, n, mu_buffer);
+    const W* lv_at = widened(logvar + at, n, logvar_buffer);
+    W* z_at = place(z + at, n, z_buffer);
+    LaneSum block = sum;  // in registers
+    for (int i = 0; i < n; i += kStep) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kStep; j += kWidth) {
+        const auto m = load(m_at + i + j), lv = load(lv_at + i + j);
+        const auto e = exps(lv);
+        store(z_at + i + j, fma(e.sigma, load(eps + i + j), m));
+        store(terms + j, fma(m, m, e.expm1 - lv));
+      }
+#pragma GCC unroll 8
+      for (int part = 0; part < LaneSum::kParts; ++part) block.add(load_double(terms + part * LaneSum::kWidth), part);
     }
-    for (; i < n; ++i) sums[i % 8] += term(i);
+    sum = block;
+    narrowed(z_at, n, z + at);
   });
-  for (const double sum : sums) *kl += 0.5 * sum;
+  *kl += 0.5 * sum.total();
 }
 
 // grad_mu = gz + gk mu; grad_logvar = 1/2 (gz sigma eps + gk (exp(lv) - 1)). eps is made again.
@@ -73,15 +79,24 @@ template <class T>
 void reparameterize_kl_backward(const Noise& noise, std::int64_t first, std::int64_t count, const T* grad_z,
                                 double grad_kl, const T* mu, const T* logvar, T* grad_mu, T* grad_logvar) {
   using W = Wide<T>;
-  const auto gk = static_cast<W>(grad_kl);
+  constexpr int kWidth = kBytes / sizeof(W);
+  const auto gk = splat(static_cast<W>(grad_kl)), half_gk = splat(static_cast<W>(0.5 * grad_kl));
   for_blocks<W>(noise, first, count, [=](const W* eps, std::int64_t at, int n) {
-    alignas(64) W sigma[kBlock], expm1[kBlock];
-    exps(sigma, expm1, logvar + at, n);
-    for (int i = 0; i < n; ++i) {
-      const W gz = widen(grad_z[at + i]);
-      grad_mu[at + i] = narrow<T>(gz + gk * widen(mu[at + i]));
-      grad_logvar[at + i] = narrow<T>(W(0.5) * (gz * (sigma[i] * eps[i]) + gk * expm1[i]));
+    alignas(64) W gz_buffer[kBlock], mu_buffer[kBlock], logvar_buffer[kBlock], gm_buffer[kBlock], gl_buffer[kBlock];
+    const W* gz_at = widened(grad_z + at, n, gz_buffer);
+    const W* m_at = widened(mu + at, n, mu_buffer);
+    const W* lv_at = widened(logvar + at, n, logvar_buffer);
+    W* gm_at = place(grad_mu + at, n, gm_buffer);
+    W* gl_at = place(grad_logvar + at, n, gl_buffer);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i += kWidth) {
+      const auto gz = load(gz_at + i);
+      const auto e = exps(load(lv_at + i));
+      store(gm_at + i, fma(gk, load(m_at + i), gz));
+      store(gl_at + i, fma(half_gk, e.expm1, W(0.5) * gz * (e.sigma * load(eps + i))));
     }
+    narrowed(gm_at, n, grad_mu + at);
+    narrowed(gl_at, n, grad_logvar + at);
   });
 }
 

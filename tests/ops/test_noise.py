@@ -609,7 +609,7 @@ def samples():
     return {
         "noise": ([5, 6, 3], rng, ids, noisy, lengths, p, 3, "impulse", torch.float16),
         "add_noise": (x, ab, rng, ids, noisy, lengths, p, 3, "laplace", True),
-        "add_noise_multimodal": (xs, torch.rand(5, 3), rng, ids, noisy_m, columns, p, [0, 1, 2], "gaussian", True),
+        "add_noise_multimodal": (xs, torch.rand(5, 3).double(), rng, ids, noisy_m, columns, p, [0, 1, 2], "gaussian", True),
         "mix_noise": (x.transpose(1, 2), x.transpose(1, 2), ab, noisy, None),
         "mix_noise_backward": (torch.ones(1, 1, 1).expand(5, 6, 3), ab, noisy, lengths, True),
         "pack_rng": (3, 4, torch.device("cpu")),

@@ -166,7 +166,8 @@ def test_backward_stores_no_noise():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype):
     mu, logvar = case(4, (6,), dtype)
-    rng, ids, kl = torch.tensor([1, 2]), torch.arange(4), torch.ones(()).expand(4)
+    rng, ids = torch.tensor([1, 2]), torch.arange(4)
+    kl = torch.ones((), dtype=torch.float64 if dtype == torch.float64 else torch.float32).expand(4)
     torch.library.opcheck(torch.ops.nmer_fast.reparameterize_kl, (mu, logvar.t().contiguous().t(), rng, ids, 240))
     args = (torch.ones((), dtype=dtype).expand(4, 6), kl, mu, logvar, rng, None, 240)
     torch.library.opcheck(torch.ops.nmer_fast.reparameterize_kl_backward, args)
