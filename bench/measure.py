@@ -6,6 +6,7 @@ of the time. "recycled": the C library keeps what was freed, so that everybody's
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -14,18 +15,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-import nvtx
 import torch
 from rich.console import Console
 from rich.table import Table
 
 RECYCLED = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
-HIDDEN = "--measure"  # the first argument of a process that only measures
+REPEATS, ENOUGH, PATIENCE_S = 20, 5, 4.0  # a slow row that nothing is claimed of is timed less often
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Row:
         elements: that it makes.
         moved: bytes read and written, at least.
         call: does it once.
+        claimed: whether a figure of the documentation is made of it, so that it is timed in full.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Row:
     elements: int
     moved: int
     call: Callable[[], Any]
+    claimed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,22 @@ class Measured:
     gb_per_s: float
 
 
-def time_rows(rows: Sequence[Row], regime: str, repeats: int) -> list[Measured]:
+def time_rows(rows: Sequence[Row], regime: str, quick: bool, nvtx: bool) -> list[Measured]:
     """Each row's times; all rows of a task in turn, so that a slow minute strikes all of them."""
+    ranges = _nvtx_ranges() if nvtx else lambda _: nullcontext()
+    repeats = ENOUGH if quick else REPEATS
     measured = []
     for task in dict.fromkeys(row.task for row in rows):
         rivals = [row for row in rows if row.task == task]
         times: dict[str, list[float]] = {row.who: [] for row in rivals}
+        spent = dict.fromkeys(times, 0.0)
         for turn in range(repeats + 2):
             for row in rivals:
-                with nvtx.annotate(f"{task}, {row.who}", domain="nmer_fast"):
+                if not row.claimed and len(times[row.who]) >= ENOUGH and spent[row.who] > PATIENCE_S:
+                    continue
+                with ranges(f"{task}, {row.who}"):
                     seconds = _seconds(row.call)
+                spent[row.who] += seconds
                 if turn >= 2:  # the first two compile and warm up
                     times[row.who].append(seconds)
         for row in rivals:
@@ -81,6 +90,15 @@ def time_rows(rows: Sequence[Row], regime: str, repeats: int) -> list[Measured]:
                 Measured(task, row.who, regime, torch.get_num_threads(), row.elements, p20, p50, p80, speed)
             )
     return measured
+
+
+def _nvtx_ranges() -> Callable[[str], AbstractContextManager]:
+    """Ranges for Nsight; nothing where the package nvtx is not installed."""
+    try:
+        import nvtx
+    except ImportError:
+        return lambda _: nullcontext()
+    return lambda name: nvtx.annotate(name, domain="nmer_fast")
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -99,43 +117,52 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def run(name: str, make_rows: Callable[[bool], list[Row]], title: str) -> None:
-    """The whole bench: a process for each regime and number of threads, then table and CSV; --quick for a glance."""
-    quick = "--quick" in sys.argv
-    if sys.argv[1:2] == [HIDDEN]:
-        json.dump([asdict(m) for m in time_rows(make_rows(quick), sys.argv[2], 5 if quick else 20)], sys.stdout)
-        return
-    if unknown := [argument for argument in sys.argv[1:] if argument not in ("--quick", "--help")]:
-        sys.exit(f"error: expected --quick or nothing, got {' '.join(unknown)}")
-    if "--help" in sys.argv:
-        print(f"python bench/{name}.py [--quick]: {title}")
+    """The whole bench: a process for each regime and number of threads, then table, CSV and plot."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--quick", action="store_true", help="a glance: small sizes, five repeats")
+    parser.add_argument("--nvtx", action="store_true", help="an NVTX range for each row, for Nsight Systems")
+    parser.add_argument("--measure", metavar="REGIME", help=argparse.SUPPRESS)  # a process that only measures
+    options = parser.parse_args()
+    if options.measure:
+        measured = time_rows(make_rows(options.quick), options.measure, options.quick, options.nvtx)
+        json.dump([asdict(m) for m in measured], sys.stdout)
         return
     measured = []
     for regime in ("recycled", "default"):
         for threads in (1, 2)[: os.cpu_count() or 1]:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(RECYCLED if regime == "recycled" else {})}
-            command = [sys.executable, sys.argv[0], HIDDEN, regime, *(["--quick"] if quick else [])]
+            command = [sys.executable, *sys.argv, "--measure", regime]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
             measured += [Measured(**row) for row in json.loads(done.stdout)]
     _print(measured, title)
-    _write(Path("bench") / "results" / f"{name}.csv", measured)
+    folder = Path("build") / "bench" if options.quick else Path("bench") / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"{name}.csv", measured)
+    _plot(folder / f"{name}.png", measured, title)
+
+
+def _of(measured: Sequence[Measured], m: Measured, who: str) -> float | None:
+    """The median of who's row beside m, if there is one."""
+    place = (m.task, m.regime, m.threads, who)
+    return next((o.p50 for o in measured if (o.task, o.regime, o.threads, o.who) == place), None)
 
 
 def _print(measured: list[Measured], title: str) -> None:
-    """Ratios beside times: how many times faster ours is than each rival, in the same process."""
+    """Ratios beside times: how many times longer each rival takes than ours, in the same process."""
     table = Table(title=f"{title}; {_machine()}", title_justify="left")
-    for column in ("", "regime", "threads", "who", "ns/element", "GB/s", "ours is"):
+    for column in ("", "regime", "threads", "who", "ns/element", "GB/s", "of copy", "of ours"):
         table.add_column(column, justify="left" if column in ("", "regime", "who") else "right")
-    previous = None
-    for m in sorted(measured, key=lambda m: (m.task, m.regime, m.threads)):
+    previous, tasks = None, list(dict.fromkeys(m.task for m in measured))
+    for m in sorted(measured, key=lambda m: (tasks.index(m.task), m.regime, m.threads)):
         group = (m.task, m.regime, m.threads)
         if previous not in (None, group):
             table.add_section()
-        ours = next(o.p50 for o in measured if (o.task, o.regime, o.threads, o.who) == (*group, "ours"))
-        ratio = "" if m.who == "ours" else f"{m.p50 / ours:.2f}x"
+        ratios = [_of(measured, m, who) for who in ("copy", "ours")]
         cells = (m.task, m.regime, str(m.threads)) if previous != group else ("", "", "")
-        table.add_row(*cells, m.who, f"{m.p50:.2f}", f"{m.gb_per_s:.2f}", ratio)
+        shown = ("" if base is None else f"{m.p50 / base:.2f}x" for base in ratios)
+        table.add_row(*cells, m.who, f"{m.p50:.2f}", f"{m.gb_per_s:.2f}", *shown)
         previous = group
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 def _machine() -> str:
@@ -153,10 +180,51 @@ def _write(path: Path, measured: list[Measured]) -> None:
     from nmer_fast.ops._library import isa
 
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    about = {"torch": torch.__version__, "isa": isa(), "commit": described.stdout.strip(), "machine": _machine()}
-    path.parent.mkdir(exist_ok=True)
+    about = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "isa": isa(),
+        "commit": described.stdout.strip(),
+        "machine": _machine(),
+    }
+    rows = []
+    for m in measured:
+        copy = _of(measured, m, "copy")
+        rows.append({**asdict(m), "of_copy": None if copy is None else m.p50 / copy, **about})
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*asdict(measured[0]), *about], lineterminator="\n")
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**asdict(m), **about} for m in measured)
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    print(f"written: {path}")
+
+
+def _plot(path: Path, measured: list[Measured], title: str) -> None:
+    """Bars of ns per element: a panel for each task of the most threads, resident memory."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    threads = max(m.threads for m in measured)
+    shown = [m for m in measured if m.threads == threads and m.regime == "recycled"]
+    tasks = list(dict.fromkeys(m.task for m in shown))
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.2 * columns, 1.9 * lines), squeeze=False, layout="constrained"
+    )
+    colours = {"ours": "#0072B2", "copy": "#999999"}
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_visible(False)
+    for ax, task in zip(axes.flat, tasks, strict=False):
+        bars = [m for m in shown if m.task == task][::-1]
+        ax.barh([m.who for m in bars], [m.p50 for m in bars], color=[colours.get(m.who, "#E69F00") for m in bars])
+        for i, m in enumerate(bars):
+            ax.text(m.p50, i, f" {m.p50:.3g}", va="center", fontsize=7)
+        ax.set(xscale="log", xlim=(min(m.p50 for m in bars) / 2, 4 * max(m.p50 for m in bars)))
+        ax.set_title(task, fontsize=8)
+        ax.tick_params(labelsize=7)
+    figure.suptitle(f"{title}: ns an element, {threads} threads, resident memory; {_machine()}", fontsize=9)
+    figure.savefig(path, dpi=110)
     print(f"written: {path}")

@@ -1,21 +1,24 @@
 """Throughput of the noise ops beside what a user would write instead, and beside copying the same bytes.
 
-One run on one machine: compare the ratios, not the times. Each row is an NVTX range for Nsight.
+One run on one machine: compare the ratios, not the times. With --nvtx each row is a range for Nsight.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from measure import Row, run
 from torch import Tensor
 
 from nmer_fast import ops
+from nmer_fast.ops import reference
 
 ALPHA_BAR = 1 / 11  # -10 dB at variance 1
 KEEP, SCALE = math.sqrt(ALPHA_BAR), math.sqrt(1 - ALPHA_BAR)
 SHAPES = {"a": (100, 130), "v": (50, 342), "l": (22, 1024)}
+RNG = torch.tensor([1, 0])
 
 
 def eager_gaussian(x: Tensor) -> Tensor:
@@ -29,26 +32,46 @@ def eager_impulse(x: Tensor, p: float = 0.3) -> Tensor:
     return KEEP * x + SCALE * sign * (torch.rand_like(x) < p)
 
 
-def single(kind: str, count: int, dtype: torch.dtype = torch.float32) -> list[Row]:
-    """One tensor [128, ...] of so many elements."""
-    x = torch.randn(128, count // 128).to(dtype)
-    eager = eager_gaussian if kind == "gaussian" else eager_impulse
-    compiled = torch.compile(eager)
-    calls = {
+def eager_uniform(x: Tensor) -> Tensor:
+    """Of variance 1."""
+    return KEEP * x + SCALE * math.sqrt(3) * (2 * torch.rand_like(x) - 1)
+
+
+def eager_laplace(x: Tensor) -> Tensor:
+    """By the inverse of its distribution function, of variance 1."""
+    u = torch.rand_like(x) - 0.5
+    return KEEP * x - SCALE * math.sqrt(0.5) * u.sign() * torch.log1p(-2 * u.abs())
+
+
+EAGER = {"gaussian": eager_gaussian, "impulse": eager_impulse, "uniform": eager_uniform, "laplace": eager_laplace}
+
+
+def single(kind: str, log2: int, dtype: torch.dtype, rivals: tuple[str, ...], claimed: bool = False) -> list[Row]:
+    """One tensor [128, ...] of 2^log2 elements: ours, and those of the rivals that are named."""
+    x = torch.randn(128, 2**log2 // 128).to(dtype)
+    eager = EAGER[kind]
+    compiled = torch.compile(eager, dynamic=False)
+    alpha_bar, p = (torch.tensor(value, dtype=torch.float64) for value in (ALPHA_BAR, 0.3))
+    calls: dict[str, Callable[[], object]] = {
         "ours": lambda: ops.add_noise(x, ALPHA_BAR, seed=1, kind=kind),
         "eager": lambda: eager(x),
         "torch.compile": lambda: compiled(x),
+        "reference": lambda: reference.add_noise(x, alpha_bar, RNG, None, None, None, p, 0, kind, False),
         "copy": lambda: x.clone(),
     }
-    task = f"{kind}, 2^{round(math.log2(count))}, {str(dtype).removeprefix('torch.')}"
-    return [Row(task, who, x.numel(), 2 * x.nbytes, call) for who, call in calls.items()]
+    task = f"{kind}, 2^{log2}, {str(dtype).removeprefix('torch.')}"
+    return [
+        Row(task, who, x.numel(), 2 * x.nbytes, call, claimed)
+        for who, call in calls.items()
+        if who in ("ours", *rivals)
+    ]
 
 
-def multimodal(batch: int) -> list[Row]:
+def multimodal(batch: int, share: float, with_loop: bool) -> list[Row]:
     """A batch of three modalities: lengths, a condition for each sample, and the statistics of what was added."""
     xs = [torch.randn(batch, *shape) for shape in SHAPES.values()]
     lengths = [torch.randint(shape[0] // 4, shape[0] + 1, (batch,)) for shape in SHAPES.values()]
-    noisy = torch.rand(batch, 3) < 0.5
+    noisy = torch.rand(batch, 3) < share
     alpha_bars = torch.full((3,), ALPHA_BAR, dtype=torch.float64)
     masks = [
         (torch.arange(x.shape[1]) < n[:, None])[..., None] & noisy[:, m, None, None]
@@ -79,35 +102,74 @@ def multimodal(batch: int) -> list[Row]:
     def ours() -> object:
         return ops.add_noise_multimodal(xs, alpha_bars, seed=1, noisy=noisy, lengths=lengths, return_stats=True)
 
-    calls = {"ours": ours, "eager": vectorised, "per-sample loop": loop, "copy": lambda: [x.clone() for x in xs]}
+    calls: dict[str, Callable[[], object]] = {"ours": ours, "eager": vectorised}
+    if with_loop:
+        calls["per-sample loop"] = loop
+    calls["copy"] = lambda: [x.clone() for x in xs]
     elements, moved = sum(x.numel() for x in xs), 2 * sum(x.nbytes for x in xs)
-    return [Row(f"multimodal, batch {batch}", who, elements, moved, call) for who, call in calls.items()]
+    task = f"multimodal, batch {batch}, {share:.0%} noisy"
+    return [Row(task, who, elements, moved, call, claimed=True) for who, call in calls.items()]
 
 
 def small() -> list[Row]:
-    """A thousand elements, where overhead is all; with the gradient that autograd makes of it too."""
-    x = torch.randn(10, 100)
-    leaf = x.clone().requires_grad_()
-    one = torch.ones_like(x)
-    plain = {"ours": lambda: ops.add_noise(x, ALPHA_BAR, seed=1), "eager": lambda: eager_gaussian(x)}
-    graded = {
-        "ours": lambda: torch.autograd.grad(ops.add_noise(leaf, ALPHA_BAR, seed=1), leaf, one),
-        "eager": lambda: torch.autograd.grad(eager_gaussian(leaf), leaf, one),
+    """A thousand elements, where overhead is all: every op, with the gradient that autograd makes of it too."""
+    x, eps, logvar = (torch.randn(10, 100) for _ in range(3))
+    xs, alpha_bars = [torch.randn(2, n) for n in (100, 150, 250)], torch.full((3,), ALPHA_BAR, dtype=torch.float64)
+    generator = torch.Generator()
+
+    def vae(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        return z, -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+    pairs: dict[str, tuple[Callable, Callable, list[Tensor]]] = {
+        "add_noise, gaussian": (lambda x: ops.add_noise(x, ALPHA_BAR, seed=1), eager_gaussian, [x]),
+        "add_noise, impulse": (lambda x: ops.add_noise(x, ALPHA_BAR, seed=1, kind="impulse"), eager_impulse, [x]),
+        "add_noise_multimodal": (
+            lambda *xs: ops.add_noise_multimodal(xs, alpha_bars, seed=1),
+            lambda *xs: [eager_gaussian(x) for x in xs],
+            xs,
+        ),
+        "mix_noise": (lambda x, eps: ops.mix_noise(x, eps, ALPHA_BAR), lambda x, eps: KEEP * x + SCALE * eps, [x, eps]),
+        "reparameterize_kl": (lambda mu, logvar: ops.reparameterize_kl(mu, logvar, seed=1), vae, [x, logvar]),
     }
-    return [
-        Row(f"gaussian, 1000{of}", who, 1000, 2 * x.nbytes, call)
-        for of, calls in (("", plain), (", with gradients", graded))
-        for who, call in calls.items()
-    ]
+    rows = []
+    for name, (ours, eager, inputs) in pairs.items():
+        leaves = [t.clone().requires_grad_() for t in inputs]
+
+        def graded(f: Callable, leaves: list[Tensor] = leaves) -> object:
+            out = f(*leaves)
+            outs = [out] if isinstance(out, Tensor) else list(out)
+            return torch.autograd.grad(outs, leaves, [torch.ones_like(o) for o in outs])
+
+        for who, f in (("ours", ours), ("eager", eager)):
+            rows.append(Row(f"{name}, 1000", who, 1000, 8000, lambda f=f, inputs=inputs: f(*inputs), True))
+            rows.append(Row(f"{name}, 1000, gradients", who, 1000, 8000, lambda f=f, graded=graded: graded(f), True))
+    alone = {
+        "ours": lambda: ops.noise((10, 100), seed=1),
+        "eager": lambda: torch.randn(10, 100),
+        "eager, seeded": lambda: torch.randn(10, 100, generator=generator.manual_seed(1)),
+    }
+    return rows + [Row("noise, 1000", who, 1000, 4000, call, True) for who, call in alone.items()]
 
 
 def rows(quick: bool) -> list[Row]:
     """All that is timed."""
-    count = 2**20 if quick else 2**24
-    out = [row for kind in ("gaussian", "impulse") for row in single(kind, count)]
-    for dtype in () if quick else (torch.bfloat16, torch.float16):
-        out += [row for row in single("gaussian", count, dtype) if row.who != "torch.compile"]
-    return [*out, *multimodal(16 if quick else 128), *small()]
+    everybody, cheap = ("eager", "torch.compile", "reference", "copy"), ("eager", "copy")
+    if quick:
+        out = [row for kind in EAGER for row in single(kind, 18, torch.float32, everybody)]
+        return [*out, *multimodal(16, 0.5, True), *small()]
+    out = [row for kind in ("gaussian", "impulse") for row in single(kind, 24, torch.float32, everybody, claimed=True)]
+    for kind in ("uniform", "laplace"):
+        out += single(kind, 24, torch.float32, cheap)
+    for kind in ("gaussian", "impulse"):
+        for dtype in (torch.bfloat16, torch.float16, torch.float64):
+            out += single(kind, 22 if dtype == torch.float64 else 24, dtype, cheap, claimed=True)
+    for log2 in range(10, 27, 2):
+        if log2 != 24:
+            out += single("gaussian", log2, torch.float32, everybody if log2 <= 20 else cheap)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        out += multimodal(128, share, with_loop=share == 0.5)
+    return [*out, *small()]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def rows(quick: bool) -> list[Row]:
         "copy": lambda: (mu.detach().clone(), logvar.detach().clone()),
     }
     task = f"reparameterize + KL, forward + backward, {list(mu.shape)}"
-    return [Row(task, who, mu.numel(), (4 if who == "copy" else 8) * mu.nbytes, call) for who, call in calls.items()]
+    return [
+        Row(task, who, mu.numel(), (4 if who == "copy" else 8) * mu.nbytes, call, True) for who, call in calls.items()
+    ]
 
 
 if __name__ == "__main__":
