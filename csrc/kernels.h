@@ -8,6 +8,9 @@
 
 namespace nmer_fast {
 
+// Raised with INTERFACE in nmer_fast/ops/_library.py when an op's arguments change, so that an older build is not used.
+inline constexpr int kInterface = 1;
+
 enum class Kind { gaussian, impulse, uniform, laplace };
 enum class Type { float32, bfloat16, float16, float64 };
 

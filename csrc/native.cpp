@@ -1,22 +1,150 @@
-// The C++ kernels for NumPy arrays, and what this build is. No torch here.
+// Thin binding of the CPU kernels to NumPy arrays (nmer_fast/numpy.py, which checks arguments and allocates results), and
+// facts about this build. No torch here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "batch.h"
 #include "philox.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using Int64Array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+using nmer_fast::Index;
+using nmer_fast::Kind;
+using nmer_fast::PerSample;
+using nmer_fast::Samples;
+using nmer_fast::Selection;
+using nmer_fast::Source;
+using nmer_fast::Type;
+using Array = py::array;
+using Maybe = std::optional<Array>;
 
-Int64Array philox(std::uint64_t seed, const Int64Array& counter) {
-  if (counter.ndim() == 0 || counter.shape(counter.ndim() - 1) != 4) {
-    throw py::value_error("counter: expected int64 of shape [..., 4], four words of 0 to 2^32-1");
+// ---------------------------------------------------------------- arguments
+
+Type type_of(const Array& a) {
+  switch (a.itemsize()) {
+    case 2: return Type::float16;
+    case 4: return Type::float32;
+    default: return Type::float64;
   }
-  Int64Array words(std::vector<py::ssize_t>(counter.shape(), counter.shape() + counter.ndim()));
-  nmer_fast::philox(seed, counter.data(), words.mutable_data(), counter.size() / 4);
-  return words;
+}
+
+Kind kind_of(const std::string& name) {
+  if (name == "gaussian") return Kind::gaussian;
+  if (name == "impulse") return Kind::impulse;
+  return name == "uniform" ? Kind::uniform : Kind::laplace;
+}
+
+template <class T>
+PerSample<T> per_sample(const Maybe& a, T otherwise) {
+  if (!a.has_value()) return {otherwise};
+  const auto stride = [&](int i) { return a->ndim() > i ? static_cast<Index>(a->strides(i) / a->itemsize()) : 0; };
+  return {otherwise, static_cast<const T*>(a->data()), stride(0), stride(1)};
+}
+
+Samples samples_of(const Array& a) {
+  return {type_of(a), a.itemsize(), std::vector<Index>(a.shape(), a.shape() + a.ndim())};
+}
+
+// (seed, draw, kind, p, sample ids), as Python packs them.
+using Key = std::tuple<std::uint64_t, std::uint32_t, std::string, double, Maybe>;
+Source source_of(const Key& key) {
+  const auto& [seed, draw, kind, p, ids] = key;
+  return {seed, draw, kind_of(kind), p, per_sample<Index>(ids, 0)};
+}
+
+Selection selection_of(const Maybe& noisy, const Maybe& lengths) {
+  return {per_sample(noisy, true), per_sample<Index>(lengths, 0)};
+}
+
+// Threads for this call alone, where each gets some hundred microseconds of work.
+constexpr auto parallel = [](Index begin, Index end, Index grain, const auto& body) {
+  constexpr Index kGrains = 16;
+  const Index most = std::max<Index>(1, std::thread::hardware_concurrency());
+  const Index threads = std::clamp<Index>((end - begin) / (kGrains * grain), 1, most);
+  const auto edge = [=](Index i) { return begin + (end - begin) * i / threads; };
+  std::vector<std::jthread> others;
+  for (Index i = 1; i < threads; ++i) others.emplace_back([&, i] { body(edge(i), edge(i + 1)); });
+  body(begin, edge(1));
+};
+
+// ---------------------------------------------------------------- ops
+
+void philox(std::uint64_t seed, const Array& counter, Array& words) {
+  const auto* from = static_cast<const Index*>(counter.data());
+  auto* to = static_cast<Index*>(words.mutable_data());
+  const Index count = counter.size() / 4;
+  const py::gil_scoped_release release;
+  parallel(0, count, 4096, [=](Index begin, Index end) {
+    nmer_fast::philox(seed, from + 4 * begin, to + 4 * begin, end - begin);
+  });
+}
+
+void noise(const Key& key, Index stream, const Maybe& noisy, const Maybe& lengths, Array& eps) {
+  const Samples s = samples_of(eps);
+  const Source source = source_of(key);
+  const Selection selection = selection_of(noisy, lengths);
+  void* to = eps.mutable_data();
+  const py::gil_scoped_release release;
+  nmer_fast::noise(parallel, s, source, stream, selection, to);
+}
+
+void add_noise(const Array& x, const Array& alpha_bar, const Key& key, Index stream, const Maybe& noisy,
+               const Maybe& lengths, Array& y, std::optional<Array>& eps) {
+  const Samples s = samples_of(x);
+  const Source source = source_of(key);
+  const Selection selection = selection_of(noisy, lengths);
+  const auto keep = per_sample<double>(alpha_bar, 0);
+  const void* from = x.data();
+  void *to = y.mutable_data(), *eps_to = eps.has_value() ? eps->mutable_data() : nullptr;
+  const py::gil_scoped_release release;
+  nmer_fast::add_noise(parallel, s, source, stream, selection, keep, from, to, eps_to);
+}
+
+void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars, const Key& key,
+                          const std::vector<Index>& streams, const Maybe& noisy, const Maybe& lengths,
+                          std::vector<Array>& ys, std::optional<Array>& stats) {
+  std::vector<Samples> all;
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  for (std::size_t m = 0; m < xs.size(); ++m) {
+    all.push_back(samples_of(xs[m]));
+    from.push_back(xs[m].data());
+    to.push_back(ys[m].mutable_data());
+  }
+  auto keep = per_sample<double>(alpha_bars, 0);
+  if (alpha_bars.ndim() == 1) std::swap(keep.row, keep.column);  // [M]: one for all samples of a modality
+  const Source source = source_of(key);
+  const Selection selection = selection_of(noisy, lengths);
+  auto* sums = stats.has_value() ? static_cast<double*>(stats->mutable_data()) : nullptr;
+  const py::gil_scoped_release release;
+  nmer_fast::add_noise_multimodal(parallel, all, source, streams, selection, keep, from, to, sums);
+}
+
+void mix_noise(const Array& x, const Array& eps, const Array& alpha_bar, const Maybe& noisy, const Maybe& lengths,
+               Array& y) {
+  const Samples s = samples_of(x);
+  const Selection selection = selection_of(noisy, lengths);
+  const auto keep = per_sample<double>(alpha_bar, 0);
+  const void *from = x.data(), *eps_from = eps.data();
+  void* to = y.mutable_data();
+  const py::gil_scoped_release release;
+  nmer_fast::mix_noise(parallel, s, selection, keep, from, eps_from, to);
+}
+
+void reparameterize_kl(const Array& mu, const Array& logvar, const Key& key, Index stream, Array& z, Array& kl) {
+  const Samples s = samples_of(mu);
+  const Source source = source_of(key);
+  const void *mu_from = mu.data(), *logvar_from = logvar.data();
+  void *z_to = z.mutable_data(), *kl_to = kl.mutable_data();
+  const py::gil_scoped_release release;
+  nmer_fast::reparameterize_kl(parallel, s, source, stream, mu_from, logvar_from, z_to, kl_to);
 }
 
 py::dict build_info() {
@@ -30,14 +158,20 @@ py::dict build_info() {
 #else
   info["architecture"] = "other";
 #endif
+  info["isa"] = nmer_fast::kernels().isa;
   return info;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "nmer_fast's C++ kernels for NumPy arrays, and facts about this build.";
-  m.def("philox", &philox, py::arg("seed"), py::arg("counter"),
-        "Philox4x32-10 words of counters [..., 4] under a 64-bit seed, as int64 of the same shape.");
-  m.def("build_info", &build_info, "Compiler, C++ standard and architecture of this build.");
+  m.doc() = "nmer_fast's C++ kernels on NumPy arrays, unchecked (nmer_fast.numpy checks), and facts about this build.";
+  m.attr("INTERFACE") = nmer_fast::kInterface;
+  m.def("philox", &philox);
+  m.def("noise", &noise);
+  m.def("add_noise", &add_noise);
+  m.def("add_noise_multimodal", &add_noise_multimodal);
+  m.def("mix_noise", &mix_noise);
+  m.def("reparameterize_kl", &reparameterize_kl);
+  m.def("build_info", &build_info, "Compiler, C++ standard, architecture and instruction set of this build.");
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -10,6 +11,20 @@
 #include "../philox.h"
 
 using namespace nmer_fast;
+
+namespace nmer_fast {
+namespace baseline {
+int transform_failures();
+}
+#if defined(__x86_64__)
+namespace avx2 {
+int transform_failures();
+}
+namespace avx512 {
+int transform_failures();
+}
+#endif
+}  // namespace nmer_fast
 
 namespace {
 
@@ -91,11 +106,20 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
+int transform_failures(const char* isa) {
+#if defined(__x86_64__)
+  if (std::strcmp(isa, "avx2") == 0) return avx2::transform_failures();
+  if (std::strcmp(isa, "avx512") == 0) return avx512::transform_failures();
+#endif
+  return baseline::transform_failures();
+}
+
 }  // namespace
 
 int main() {
   known_answers();
   for (const Kernels* k : all_kernels()) {
+    check(transform_failures(k->isa) == 0, "values of chosen words", k->isa, 4);
     for (const std::int64_t count : {0, 1, 2, 3, 4, 5, 7, 8, 15, 31, 33, 63, 65, 127, 511, 512, 513, 1023, 2049}) {
       noise_and_mixing(*k, count);
       vae(*k, count);

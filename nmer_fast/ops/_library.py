@@ -14,6 +14,7 @@ from torch import Tensor
 
 LIBRARY = torch.library.Library("nmer_fast", "DEF")
 COMPILED = Path(__file__).resolve().parent.parent / "_torch_ops.so"
+INTERFACE = 1  # raised with kInterface in csrc/kernels.h when an op's arguments change
 
 
 def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -73,15 +74,29 @@ def _functions() -> ctypes.CDLL | None:
 
 def load_compiled() -> bool:
     """Plug the C++ kernels in. Without them everything works, on the reference, and one warning says so."""
+    reason = _unusable()
+    if reason is None:
+        try:
+            torch.ops.load_library(str(COMPILED))
+            return True
+        except OSError as error:
+            reason = f"does not load ({error})"
+    warnings.warn(
+        f"nmer_fast: the C++ library {COMPILED.name} {reason}; plain PyTorch serves instead, more slowly. "
+        "To build it: pip install --no-build-isolation --force-reinstall --no-deps nmer_fast",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+def _unusable() -> str | None:
+    """Why the library must not even be loaded; both libraries are built together, and `_native` says of which age."""
+    if not COMPILED.exists():
+        return "is not built"
     try:
-        torch.ops.load_library(str(COMPILED))
-    except OSError as error:
-        reason = "is not built" if not COMPILED.exists() else f"does not load ({error})"
-        warnings.warn(
-            f"nmer_fast: the C++ library {COMPILED.name} {reason}; plain PyTorch serves instead, more slowly. "
-            "To build it: pip install --no-build-isolation --force-reinstall --no-deps nmer_fast",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
+        from nmer_fast import _native
+    except ImportError as error:
+        return f"is not built whole ({error})"
+    found = getattr(_native, "INTERFACE", 0)
+    return None if found == INTERFACE else f"is of another version ({found}, expected {INTERFACE})"

@@ -167,6 +167,50 @@ def test_chunks_and_blocks_meet(isa, row):
     torch.testing.assert_close(stats[0], expected.double(), rtol=1e-6, atol=1e-6 * x.numel())
 
 
+def strided(t):
+    """The same values two apart in memory, the first two dims swapped where there are two."""
+    if not isinstance(t, torch.Tensor) or t.dim() == 0:
+        return t
+    wide = torch.stack([t, t], dim=-1).flatten(-2)
+    wide = wide[..., ::2] if t.dim() < 2 else wide[..., ::2].transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(wide, t)
+    return wide
+
+
+def test_strides_change_no_bit(isa):
+    """Every tensor argument of every op non-contiguous, then expanded along the batch."""
+    x, eps, ab = torch.randn(6, 9, 37), torch.randn(6, 9, 37), torch.rand(6, dtype=torch.float64)
+    ids, noisy, lengths = selection().values()
+    mu, logvar, gz = (torch.randn(6, 37) for _ in range(3))
+    columns = torch.stack([lengths, lengths.flip(0)], dim=1)
+    flags = torch.stack([noisy, ~noisy], dim=1)
+    cases = {
+        "noise": ([6, 9, 37], RNG, ids, noisy, lengths, P, 3, "impulse", torch.float32),
+        "add_noise": (x, ab, RNG, ids, noisy, lengths, P, 3, "laplace", True),
+        "add_noise_multimodal": ([x, eps], ab.repeat(2, 1).t(), RNG, ids, flags, columns, P, [0, 1], "gaussian", True),
+        "mix_noise": (x, eps, ab, noisy, lengths),
+        "mix_noise_backward": (x, ab, noisy, lengths, True),
+        "reparameterize_kl": (mu, logvar, RNG, ids, 240),
+        "reparameterize_kl_backward": (gz, torch.randn(6), mu, logvar, RNG, ids, 240),
+        "philox": (torch.tensor(3), torch.randint(0, 2**32, (6, 4))),
+    }
+
+    def expanded(t):
+        """Row 0 for all, its stride 0."""
+        rows = isinstance(t, torch.Tensor) and t.dim() > 0 and t.shape[0] == 6
+        return t[:1].expand(6, *t.shape[1:]) if rows else t
+
+    def mapped(f, args):
+        return [[f(t) for t in a] if isinstance(a, list) else f(a) for a in args]
+
+    for name, args in cases.items():
+        op = getattr(torch.ops.nmer_fast, name)
+        torch.testing.assert_close(op(*mapped(strided, args)), op(*args), rtol=0, atol=0)
+        rows = mapped(expanded, args)
+        whole = mapped(lambda t: t.contiguous() if isinstance(t, torch.Tensor) else t, rows)
+        torch.testing.assert_close(op(*rows), op(*whole), rtol=0, atol=0)
+
+
 def test_instruction_sets_agree():
     """To the bit where fused multiply-add exists; within 4 ulp, of values and of the largest radius, without."""
     results = {}

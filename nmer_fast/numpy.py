@@ -1,0 +1,344 @@
+"""The noise and VAE ops on NumPy arrays, without torch: the same C++ kernels, so the same bits as `nmer_fast.ops`.
+
+A value is a pure function of (seed, draw, stream, sample, element); see docs/noise_contract.md. Arrays are float32,
+float16 or float64, contiguous or not; results are new arrays. Large calls use all cores; the GIL is released.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import _native
+
+KINDS = ("gaussian", "impulse", "uniform", "laplace")
+DTYPES = ("float32", "float16", "float64")
+MAX_ELEMENTS = 2**34
+
+Floats = NDArray[Any]
+
+
+def philox(seed: int, counter: ArrayLike) -> NDArray[np.int64]:
+    """Philox4x32-10 words (Salmon et al., SC'11) of integer counters [..., 4] under a 64-bit seed, int64 [..., 4]."""
+    array = np.asarray(counter)
+    if not np.issubdtype(array.dtype, np.integer) or array.shape[-1:] != (4,):
+        raise ValueError(f"counter: expected integers [..., 4], got {_describe(array)}")
+    counters = np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
+    words = np.empty_like(counters)
+    _native.philox(_integer("seed", seed) % 2**64, counters, words)
+    return words
+
+
+def noise(
+    shape: Sequence[int],
+    *,
+    seed: int | None = None,
+    draw: int = 0,
+    stream: int = 0,
+    kind: str = "gaussian",
+    p: float = 0.3,
+    sample_ids: ArrayLike | None = None,
+    noisy: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Floats:
+    """The noise alone, eps of `add_noise` with the same arguments.
+
+    Args:
+        shape: (B, ...).
+        seed, draw, stream, kind, p, sample_ids, noisy, lengths: as in `add_noise`.
+        dtype: float32, float16 or float64.
+
+    Returns:
+        eps, 0 beyond the length and where not noisy.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
+    shape = tuple(operator.index(extent) for extent in shape)
+    if not shape or min(shape) < 0:
+        raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
+    if np.dtype(dtype).name not in DTYPES:
+        raise TypeError(f"dtype: expected float32, float16 or float64, got {np.dtype(dtype)}")
+    _check_elements("shape", shape)
+    eps = np.empty(shape, dtype)
+    key = _key(seed, draw, kind, p, sample_ids, len(eps))
+    _native.noise(key, _stream(stream), _flags(noisy, (len(eps),)), _lengths(lengths, eps), eps)
+    return eps
+
+
+def noise_like(x: ArrayLike, **options: Any) -> Floats:
+    """`noise` of x's shape and dtype; options as there."""
+    array = _floats("x", x)
+    return noise(array.shape, dtype=array.dtype, **options)
+
+
+def add_noise(
+    x: ArrayLike,
+    alpha_bar: ArrayLike,
+    *,
+    seed: int | None = None,
+    draw: int = 0,
+    stream: int = 0,
+    kind: str = "gaussian",
+    p: float = 0.3,
+    sample_ids: ArrayLike | None = None,
+    noisy: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    return_noise: bool = False,
+) -> Floats | tuple[Floats, Floats]:
+    """Add noise made in the same pass: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3).
+
+    Args:
+        x: [B, ...], float32, float16 or float64.
+        alpha_bar: 0 to 1 inclusive: a number, or floats [B].
+        seed: an int, taken mod 2^64; None draws one from NumPy's global generator, which `np.random.seed` governs.
+        draw: which draw for the sample (a step, an epoch), 0 to 2^32-1.
+        stream: what the noise is for, 0 to 255.
+        kind: "gaussian", "impulse", "uniform" or "laplace"; all of variance 1, impulse p.
+        p: the share of impulses, 0 to 1; read by "impulse" alone.
+        sample_ids: integers [B], the samples' ids in their data set (48 bits); by default 0..B-1.
+        noisy: bool [B]; where False, y = x bit for bit.
+        lengths: integers [B], valid steps of dim 1; beyond them y = 0.
+        return_noise: also return eps, which is 0 beyond the length and where not noisy.
+
+    Returns:
+        y, of x's shape and dtype; or (y, eps).
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
+    array = _floats("x", x)
+    y, eps = np.empty_like(array), np.empty_like(array) if return_noise else None
+    key = _key(seed, draw, kind, p, sample_ids, len(array))
+    flags, steps = _flags(noisy, (len(array),)), _lengths(lengths, array)
+    keep = _alpha_bar("alpha_bar", alpha_bar, ((), (len(array),)))
+    _native.add_noise(array, keep, key, _stream(stream), flags, steps, y, eps)
+    return y if eps is None else (y, eps)
+
+
+def add_noise_multimodal(
+    xs: Sequence[ArrayLike],
+    alpha_bars: ArrayLike,
+    *,
+    seed: int | None = None,
+    draw: int = 0,
+    streams: Sequence[int] | None = None,
+    kind: str = "gaussian",
+    p: float = 0.3,
+    sample_ids: ArrayLike | None = None,
+    noisy: ArrayLike | None = None,
+    lengths: Sequence[ArrayLike | None] | None = None,
+    return_stats: bool = False,
+) -> list[Floats] | tuple[list[Floats], NDArray[np.float64]]:
+    """`add_noise` for all modalities of a batch in one call, with the statistics of what was added.
+
+    Args:
+        xs: M arrays [B, ...] of one dtype; their trailing shapes are free.
+        alpha_bars: floats [M] or [B, M], 0 to 1 inclusive.
+        seed, draw, kind, p, sample_ids: as in `add_noise`.
+        streams: M ints from 0 to 255; by default 0..M-1.
+        noisy: bool [B, M]; by default all True.
+        lengths: M entries, each integers [B] or None (all steps valid).
+        return_stats: also return float64 [M, 4] over the valid noisy elements: count, sum of x, sum of x^2, sum of
+            eps^2.
+
+    Returns:
+        The list ys, or (ys, stats).
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
+    arrays = [_floats(f"xs[{m}]", x) for m, x in enumerate(xs)]
+    if not arrays:
+        raise ValueError("xs: expected at least one array, got none")
+    batch, count = len(arrays[0]), len(arrays)
+    for m, x in enumerate(arrays):
+        if len(x) != batch or x.dtype != arrays[0].dtype:
+            raise ValueError(f"xs[{m}]: expected xs[0]'s batch and dtype, {_describe(arrays[0])}, got {_describe(x)}")
+    streams = range(count) if streams is None else streams
+    if len(streams) != count:
+        raise ValueError(f"streams: expected {count}, one for each of xs, got {len(streams)}")
+    ys, stats = [np.empty_like(x) for x in arrays], np.empty((count, 4)) if return_stats else None
+    _native.add_noise_multimodal(
+        arrays,
+        _alpha_bar("alpha_bars", alpha_bars, ((count,), (batch, count))),
+        _key(seed, draw, kind, p, sample_ids, batch),
+        [_stream(stream) for stream in streams],
+        _flags(noisy, (batch, count)),
+        _stack_lengths(lengths, arrays),
+        ys,
+        stats,
+    )
+    return ys if stats is None else (ys, stats)
+
+
+def mix_noise(
+    x: ArrayLike,
+    eps: ArrayLike,
+    alpha_bar: ArrayLike,
+    *,
+    noisy: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+) -> Floats:
+    """Any array as noise: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3 and section 2.2.1).
+
+    Args:
+        x: [B, ...], float32, float16 or float64.
+        eps: the noise, of x's shape and dtype.
+        alpha_bar, noisy, lengths: as in `add_noise`.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
+    array, given = _floats("x", x), _same("eps", eps, "x", x)
+    y = np.empty_like(array)
+    keep = _alpha_bar("alpha_bar", alpha_bar, ((), (len(array),)))
+    _native.mix_noise(array, given, keep, _flags(noisy, (len(array),)), _lengths(lengths, array), y)
+    return y
+
+
+def reparameterize_kl(
+    mu: ArrayLike,
+    logvar: ArrayLike,
+    *,
+    seed: int | None = None,
+    draw: int = 0,
+    stream: int = 240,
+    sample_ids: ArrayLike | None = None,
+) -> tuple[Floats, Floats]:
+    """Sample a diagonal Gaussian and measure it: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
+
+    Args:
+        mu: [B, ...], float32, float16 or float64.
+        logvar: log of the variance, of mu's shape and dtype.
+        seed, draw, stream, sample_ids: as in `add_noise`.
+
+    Returns:
+        z, of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
+    means, logs = _floats("mu", mu), _same("logvar", logvar, "mu", mu)
+    z, kl = np.empty_like(means), np.empty(len(means), np.float64 if means.dtype == np.float64 else np.float32)
+    key = _key(seed, draw, "gaussian", 0.0, sample_ids, len(means))
+    _native.reparameterize_kl(means, logs, key, _stream(stream), z, kl)
+    return z, kl
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+
+
+def _floats(name: str, value: ArrayLike) -> Floats:
+    array = np.asarray(value)
+    if array.dtype.name not in DTYPES:
+        raise TypeError(f"{name}: expected float32, float16 or float64, got {_describe(array)}")
+    if array.ndim == 0:
+        raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {_describe(array)}")
+    _check_elements(name, array.shape)
+    return np.ascontiguousarray(array)
+
+
+def _same(name: str, value: ArrayLike, other_name: str, other: ArrayLike) -> Floats:
+    array, expected = _floats(name, value), np.asarray(other)
+    if array.shape != expected.shape or array.dtype != expected.dtype:
+        raise ValueError(
+            f"{name}: expected the same as {other_name}, {_describe(expected)}, got {_describe(np.asarray(value))}"
+        )
+    return array
+
+
+def _check_elements(name: str, shape: Sequence[int]) -> None:
+    row = 1
+    for extent in shape[1:]:
+        row *= extent
+    if row > MAX_ELEMENTS:
+        raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(shape)}")
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__})") from None
+
+
+def _stream(stream: int) -> int:
+    if not 0 <= _integer("stream", stream) <= 255:
+        raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
+    return _integer("stream", stream)
+
+
+def _key(
+    seed: int | None, draw: int, kind: str, p: float, sample_ids: ArrayLike | None, batch: int
+) -> tuple[int, int, str, float, NDArray[np.int64] | None]:
+    """What decides the words, as the binding takes it."""
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "impulse" and not 0 <= p <= 1:
+        raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
+    if not 0 <= _integer("draw", draw) < 2**32:
+        raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
+    if seed is None:
+        seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
+    ids = _integers("sample_ids", sample_ids, (batch,))
+    share = float(p) if kind == "impulse" else 0.0
+    return _integer("seed", seed) % 2**64, _integer("draw", draw), kind, share, ids
+
+
+def _alpha_bar(name: str, value: ArrayLike, shapes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.shape not in shapes or not ((array >= 0) & (array <= 1)).all():
+        expected = " or ".join("a number" if shape == () else f"shape {shape}" for shape in shapes)
+        got = _describe(array) if array.ndim else repr(value)
+        raise ValueError(f"{name}: expected {expected}, from 0 to 1, got {got}")
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+
+
+def _integers(name: str, value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.shape != shape:
+        raise ValueError(f"{name}: expected integers of shape {shape}, got {_describe(array)}")
+    return array.astype(np.int64)
+
+
+def _flags(noisy: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    if noisy is None:
+        return None
+    array = np.asarray(noisy)
+    if array.dtype != bool or array.shape != shape:
+        raise ValueError(f"noisy: expected bools of shape {shape}, got {_describe(array)}")
+    return np.ascontiguousarray(array)
+
+
+def _lengths(lengths: ArrayLike | None, x: Floats) -> NDArray[np.int64] | None:
+    if lengths is not None and x.ndim < 2:
+        raise ValueError(f"lengths: expected two or more dims, whose dim 1 they are of, got shape {x.shape}")
+    return _integers("lengths", lengths, (len(x),))
+
+
+def _stack_lengths(lengths: Sequence[ArrayLike | None] | None, xs: Sequence[Floats]) -> NDArray[np.int64] | None:
+    """M lengths, some of them None, as one [B, M]; None stands for all steps."""
+    if lengths is None:
+        return None
+    if len(lengths) != len(xs):
+        raise ValueError(f"lengths: expected {len(xs)}, one (or None) for each of xs, got {len(lengths)}")
+    columns = []
+    for given, x in zip(lengths, xs, strict=True):
+        steps = _lengths(given, x)
+        columns.append(np.full(len(x), x.shape[1] if x.ndim > 1 else 1) if steps is None else steps)
+    return np.stack(columns, axis=1)

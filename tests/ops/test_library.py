@@ -1,0 +1,50 @@
+"""Where the C++ library cannot serve, the reference does, and one warning says why and how to mend it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nmer_fast.ops import _library
+
+
+def test_a_missing_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(_library, "COMPILED", tmp_path / "_torch_ops.so")
+    with pytest.warns(
+        RuntimeWarning, match=r"_torch_ops\.so is not built; plain PyTorch serves.*To build it: pip install"
+    ):
+        assert not _library.load_compiled()
+
+
+def test_a_broken_library(monkeypatch, tmp_path):
+    broken = tmp_path / "_torch_ops.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(_library, "COMPILED", broken)
+    with pytest.warns(RuntimeWarning, match=r"_torch_ops\.so does not load \(.*\); plain PyTorch serves"):
+        assert not _library.load_compiled()
+
+
+def test_a_library_of_another_version(monkeypatch):
+    monkeypatch.setattr(_library, "INTERFACE", _library.INTERFACE + 1)
+    with pytest.warns(RuntimeWarning, match=r"is of another version \(1, expected 2\); plain PyTorch serves"):
+        assert not _library.load_compiled()
+
+
+def test_the_reference_serves_with_one_warning():
+    """A build from before versions were counted: nothing of it is used, everything works."""
+    code = """
+import sys, types
+sys.modules["nmer_fast._native"] = types.ModuleType("nmer_fast._native")
+from nmer_fast import ops
+import torch
+y = ops.add_noise(torch.ones(2, 3, requires_grad=True), 0.5, seed=1)
+y.sum().backward()
+print(ops.compiled, y.shape)
+import runpy
+runpy.run_module("nmer_fast.ops.__main__", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False torch.Size([2, 3])")
+    assert "CPU       plain PyTorch (the reference)" in done.stdout
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "is of another version (0, expected 1)" in done.stderr

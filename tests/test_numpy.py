@@ -1,0 +1,151 @@
+"""nmer_fast.numpy: the bits of nmer_fast.ops, no torch, one line for bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from nmer_fast import numpy as nf
+from nmer_fast import ops
+
+KINDS = ["gaussian", "impulse", "uniform", "laplace"]
+DTYPES = [np.float32, np.float16, np.float64]
+RNG = np.random.default_rng(0)
+
+
+def same(array, tensor):
+    expected = tensor.numpy()
+    return array.dtype == expected.dtype and array.tobytes() == expected.tobytes() and array.shape == expected.shape
+
+
+def selection(batch=6, steps=9):
+    return {
+        "sample_ids": np.array([5, 2**48 - 1, 2**32, 0, -1, 7])[:batch],
+        "noisy": np.array([True, True, True, False, True, True])[:batch],
+        "lengths": np.array([9, 0, 4, 1, 12, -3], dtype=np.int32)[:batch],
+    }
+
+
+def tensors(options):
+    return {name: torch.from_numpy(value) for name, value in options.items()}
+
+
+def test_it_does_not_import_torch():
+    code = "import sys, nmer_fast.numpy as n; n.noise((2, 3), seed=1); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_noise_has_the_same_bits(kind, dtype):
+    x, alpha_bar = RNG.normal(size=(6, 9, 130)).astype(dtype), RNG.random(6)
+    key = {"seed": 2**64 - 3, "draw": 2**32 - 1, "stream": 200, "kind": kind, "p": 0.4}
+    y, eps = nf.add_noise(x, alpha_bar, **key, **selection(), return_noise=True)
+    expected = ops.add_noise(
+        torch.from_numpy(x), torch.from_numpy(alpha_bar), **key, **tensors(selection()), return_noise=True
+    )
+    assert same(y, expected[0])
+    assert same(eps, expected[1])
+    assert nf.noise_like(x, **key, **selection()).tobytes() == eps.tobytes()
+    assert np.array_equal(nf.mix_noise(x, eps, 0.3), ops.mix_noise(torch.from_numpy(x), expected[1], 0.3).numpy())
+
+
+def test_all_cores_change_nothing():
+    """Large enough for every thread to get work."""
+    x = RNG.normal(size=(3, 2**20 + 5)).astype(np.float32)
+    assert same(nf.add_noise(x, 0.1, seed=3), ops.add_noise(torch.from_numpy(x), 0.1, seed=3))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_multimodal(per_sample):
+    xs = [RNG.normal(size=(6, steps, dim)).astype(np.float32) for steps, dim in ((9, 130), (4, 35), (2, 1))]
+    lengths = [selection()["lengths"], None, np.array([0, 1, 2, 2, 1, 0])]
+    alpha_bars, noisy = RNG.random((6, 3) if per_sample else 3), RNG.random((6, 3)) < 0.6
+    options = {"seed": 1, "draw": 2, "streams": [9, 0, 4], "return_stats": True}
+    ys, stats = nf.add_noise_multimodal(xs, alpha_bars, noisy=noisy, lengths=lengths, **options)
+    expected, expected_stats = ops.add_noise_multimodal(
+        [torch.from_numpy(x) for x in xs],
+        torch.from_numpy(alpha_bars),
+        noisy=torch.from_numpy(noisy),
+        lengths=[None if n is None else torch.from_numpy(n) for n in lengths],
+        **options,
+    )
+    assert all(same(y, e) for y, e in zip(ys, expected, strict=True))
+    assert same(stats, expected_stats)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reparameterize_kl(dtype):
+    mu, logvar = (RNG.normal(size=(6, 700)).astype(dtype) for _ in range(2))
+    got = nf.reparameterize_kl(mu, logvar, seed=4, sample_ids=selection()["sample_ids"])
+    ids = torch.from_numpy(selection()["sample_ids"])
+    expected = ops.reparameterize_kl(torch.from_numpy(mu), torch.from_numpy(logvar), seed=4, sample_ids=ids)
+    assert all(same(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_strided_arrays_and_lists():
+    x = RNG.normal(size=(8, 5, 6))[::2].swapaxes(1, 2)
+    assert np.array_equal(nf.add_noise(x, 0.5, seed=1), nf.add_noise(x.copy(), 0.5, seed=1))
+    assert np.array_equal(nf.add_noise([[1.0, 2.0]], [0.5], seed=1), nf.add_noise(np.array([[1.0, 2.0]]), 0.5, seed=1))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (2, 0, 5), (1,)])
+def test_empty_and_tiny(shape):
+    assert nf.noise(shape, seed=1).shape == shape
+
+
+def test_no_seed_follows_numpys_global_generator():
+    draws = []
+    for seed in (1, 1, 2):
+        np.random.seed(seed)
+        draws.append(nf.noise((2, 50)))
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+X = np.zeros((3, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: nf.add_noise(X.astype(int), 0.5),
+            r"^x: expected float32, float16 or float64, got int64 of shape \(3, 4, 2\)",
+        ),
+        (lambda: nf.add_noise(1.0, 0.5), r"^x: expected \[B, \.\.\.\]"),
+        (lambda: nf.add_noise(X, 1.5), r"^alpha_bar: expected a number or shape \(3,\), from 0 to 1, got 1\.5"),
+        (
+            lambda: nf.add_noise(X, np.ones(2)),
+            r"^alpha_bar: expected a number or shape \(3,\), from 0 to 1, got float64",
+        ),
+        (lambda: nf.add_noise(X, float("nan")), r"^alpha_bar: "),
+        (
+            lambda: nf.add_noise(X, 0.5, kind="pink"),
+            r"^kind: expected one of gaussian, impulse, uniform, laplace, got 'pink'",
+        ),
+        (lambda: nf.add_noise(X, 0.5, kind="impulse", p=2), r"^p: expected a number from 0 to 1, got 2"),
+        (lambda: nf.add_noise(X, 0.5, seed=1.5), r"^seed: expected an int, got 1\.5 \(float\)"),
+        (lambda: nf.add_noise(X, 0.5, seed=1, draw=2**32), r"^draw: expected an int from 0 to 2\^32-1"),
+        (lambda: nf.add_noise(X, 0.5, stream=256), r"^stream: expected an int from 0 to 255, got 256"),
+        (lambda: nf.add_noise(X, 0.5, sample_ids=[1, 2]), r"^sample_ids: expected integers of shape \(3,\)"),
+        (lambda: nf.add_noise(X, 0.5, noisy=[1, 1, 1]), r"^noisy: expected bools of shape \(3,\)"),
+        (lambda: nf.add_noise(X[:, 0, 0], 0.5, lengths=[1, 1, 1]), r"^lengths: expected two or more dims"),
+        (lambda: nf.mix_noise(X, X[:2], 0.5), r"^eps: expected the same as x"),
+        (lambda: nf.noise((-1, 2)), r"^shape: expected \(B, \.\.\.\)"),
+        (lambda: nf.noise((2, 2), dtype=int), r"^dtype: expected float32"),
+        (lambda: nf.noise((1, 2**34 + 1)), r"^shape: expected at most 2\^34 elements a sample"),
+        (lambda: nf.add_noise_multimodal([], [0.5]), r"^xs: expected at least one"),
+        (lambda: nf.add_noise_multimodal([X, X[:2]], [0.5, 0.5]), r"^xs\[1\]: expected xs\[0\]'s batch"),
+        (lambda: nf.add_noise_multimodal([X], [0.5], streams=[0, 1]), r"^streams: expected 1"),
+        (lambda: nf.add_noise_multimodal([X], [0.5], lengths=[]), r"^lengths: expected 1"),
+        (lambda: nf.philox(1, np.zeros(4)), r"^counter: expected integers \[\.\.\., 4\]"),
+    ],
+)
+def test_refusals_name_the_argument(call, message):
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
