@@ -3,11 +3,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup train test test-slow bench sanitize lint clean
+TORCHES ?= 2.13.0 2.14.1
+AARCH64 ?= aarch64-linux-gnu-g++
+
+.PHONY: help setup train test test-slow test-torch-matrix bench sanitize neon lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY)  ## create .venv, install, build the C++ libraries
 
@@ -29,6 +32,22 @@ sanitize: $(READY)  ## the C++ kernels' own tests, under AddressSanitizer and Un
 		-DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" --log-level=WARNING
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir build/sanitize --output-on-failure
+
+test-torch-matrix: $(READY)  ## one wheel, the op tests under each of TORCHES (other than 2.13.0 they are several GB)
+	rm -rf build/matrix && mkdir -p build/matrix && cp -r tests build/matrix/
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/matrix .
+	set -e; for torch in $(TORCHES); do \
+		$(PYTHON) -m venv build/matrix/$$torch; \
+		build/matrix/$$torch/bin/python -m pip install --quiet torch==$$torch build/matrix/*.whl pytest scipy; \
+		echo "torch $$torch"; \
+		(cd build/matrix && $$torch/bin/python -m nmer_fast.ops && $$torch/bin/python -m pytest -q -m "not slow" tests/ops); \
+	done
+
+neon:  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux-gnu); with qemu-user their tests run too
+	cmake -S . -B build/neon -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(AARCH64) -DCMAKE_EXE_LINKER_FLAGS=-static
+	cmake --build build/neon
+	! command -v qemu-aarch64 || qemu-aarch64 build/neon/kernels_test
 
 lint: $(READY)  ## ruff, and mypy on the package
 	$(BIN)/ruff check .

@@ -163,6 +163,12 @@ class Sums {
   LaneSum x_, squares_, eps_squares_;
 };
 
+// The next block's lines, to arrive while its noise is made: 16-bit results, narrowed in short bursts, else wait for them.
+template <class T>
+void prefetch_for_writing(const T* to) {
+  for (int i = 0; i < kBlock; i += 64 / sizeof(T)) __builtin_prefetch(to + i, 1);
+}
+
 // Eq. 3 with noise made on the way; eps and sums where asked for.
 template <class T>
 void add_noise(const Noise& noise, std::int64_t first, std::int64_t count, const T* x, double alpha_bar, T* y,
@@ -173,6 +179,7 @@ void add_noise(const Noise& noise, std::int64_t first, std::int64_t count, const
     alignas(64) Wide<T> x_buffer[kBlock], y_buffer[kBlock];
     const Wide<T>* from = widened(x + at, n, x_buffer);
     Wide<T>* to = place(y + at, n, y_buffer);
+    if constexpr (sizeof(T) == 2) prefetch_for_writing(y + at + kBlock);
     mix(from, eps, n, to);
     narrowed(to, n, y + at);
     if (eps_out != nullptr) narrowed(eps, n, eps_out + at);
