@@ -1,0 +1,95 @@
+"""Eq. 3 with given noise, and its gradient, which is one scaling."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
+from .tile import is_noisy, root, scaled, valid_of
+
+
+@triton.jit
+def mix_noise_kernel(
+    x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
+    OF_NOISE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps a scaling: by sqrt(a), or sqrt(1 - a) where OF_NOISE."""
+    tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
+    sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
+    first = chunk.to(tl.int64) * BLOCK
+    elements = tl.cast(row, tl.int64) * UNIT
+    valid = valid_of(lengths, sample * lengths_row, steps, step_size, elements)
+    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
+    count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
+    at = tl.arange(0, BLOCK)
+    base, counts = sample * elements + first, at < count
+    a = tl.load(alpha_bar + sample * alpha_row)
+    if OF_NOISE:
+        a = 1.0 - a
+    high, low = root(a, WIDE)
+    element: tl.constexpr = y.dtype.element_ty
+    flag = is_noisy(noisy, sample * noisy_row)
+    if flag & (count > 0):
+        given = tl.load(x + base + at, mask=at < left, other=0.0).to(high.dtype)
+        plus = tl.full((BLOCK,), -0.0, high.dtype)  # added to -0 too it changes nothing
+        if eps is not None:
+            scale, rest = root(1.0 - a, WIDE)
+            plus = (scale + rest) * tl.load(eps + base + at, mask=at < left, other=0.0).to(high.dtype)
+        out = tl.where(counts, scaled(given, plus, high, low, WIDE), 0.0).to(element)
+    elif OF_NOISE or (count <= 0):
+        out = tl.zeros((BLOCK,), element)
+    else:
+        out = tl.where(counts, tl.load(x + base + at, mask=at < left, other=0.0), 0.0).to(element)
+    tl.store(y + base + at, out, mask=at < left)
+
+
+def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """The registered op."""
+    x, eps = x.contiguous(), eps.contiguous()
+    y = torch.empty_like(x)
+    run(planned(x, eps, y, alpha_bar, noisy, lengths, False))
+    return y
+
+
+def mix_noise_backward(
+    grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
+) -> Tensor:
+    """The registered op."""
+    grad = grad.contiguous()
+    out = torch.empty_like(grad)
+    run(planned(grad, None, out, alpha_bar, noisy, lengths, wrt_noise))
+    return out
+
+
+def planned(
+    x: Tensor,
+    eps: Tensor | None,
+    y: Tensor,
+    alpha_bar: Tensor,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+    of_noise: bool,
+) -> Launch:
+    """The launch over contiguous x, eps and y."""
+    row, (steps, step_size) = row_of(x), steps_of(x)
+    tiles = tiling([row], x.dtype)
+    args = {
+        "x": x,
+        "eps": eps,
+        "y": y,
+        "alpha_bar": alpha_bar,
+        "noisy": noisy,
+        "lengths": lengths,
+        "row": row // tiles["UNIT"],
+        "steps": steps,
+        "step_size": step_size,
+        "alpha_row": strides(alpha_bar, 1)[0],
+        "noisy_row": strides(noisy, 1)[0],
+        "lengths_row": strides(lengths, 1)[0],
+    }
+    programs = len(x) * triton.cdiv(row, tiles["BLOCK"])
+    constants = {"OF_NOISE": of_noise, "WIDE": precision(x.dtype)["WIDE"], **tiles}
+    return Launch(mix_noise_kernel, programs, args, constants)

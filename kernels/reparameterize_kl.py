@@ -1,0 +1,160 @@
+"""A VAE's sample and its KL divergence in one pass (paper, Eq. 6); backward makes eps again."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Launch, precision, row_of, run, strides
+from .words import eps_tile, exp_and_expm1, stream_key
+
+
+@triton.jit
+def exps(logvar, EXACT: tl.constexpr, WIDE: tl.constexpr):
+    """exp(logvar / 2) and exp(logvar) - 1, which is d (d + 2) for d = exp(logvar / 2) - 1: no cancellation."""
+    if EXACT:
+        sigma, d = exp_and_expm1(0.5 * logvar)
+        expm1 = d * (d + 2.0)
+    else:
+        sigma = tl.exp(0.5 * logvar)
+        expm1 = sigma * sigma - 1.0
+        if WIDE:  # the series where the difference cancels: relative error below 2^-53 for |logvar| < 2^-6
+            s = logvar
+            series = s * (1 + s * (0.5 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s * (1 / 720 + s / 5040))))))
+            expm1 = tl.where(tl.abs(s) < 0.015625, series, tl.exp(s) - 1.0)
+    return sigma, expm1
+
+
+@triton.jit
+def reparameterize_kl_kernel(
+    mu, logvar, z, kl, rng, ids, row, stream, ids_row,
+    EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid: (samples,). `row` is in UNITs; a program goes along its row, so kl needs no second pass."""
+    sample = tl.program_id(0).to(tl.int64)
+    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream)
+    threshold = tl.full((), 0, tl.uint32)
+    at = tl.arange(0, BLOCK)
+    total = tl.full((), 0.0, tl.float64)
+    for chunk in range(0, tl.cdiv(row, BLOCK // UNIT)):
+        first = tl.cast(chunk, tl.int64) * BLOCK
+        left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
+        here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
+        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, "gaussian", EXACT, WIDE, QUADS, BLOCK)
+        m = tl.load(mu + here, mask=at < left, other=0.0).to(made.dtype)
+        lv = tl.load(logvar + here, mask=at < left, other=0.0).to(made.dtype)
+        sigma, expm1 = exps(lv, EXACT, WIDE)
+        tl.store(z + here, tl.fma(sigma, made, m).to(z.dtype.element_ty), mask=at < left)
+        total += tl.sum(tl.fma(m, m, expm1 - lv)).to(tl.float64)  # 0 beyond the end: mu and logvar are 0 there
+    tl.store(kl + sample, (0.5 * total).to(kl.dtype.element_ty))
+
+
+@triton.jit
+def reparameterize_kl_backward_kernel(
+    grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream, grad_kl_row, ids_row,
+    EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid: (tiles,). grad_mu = gz + gk mu; grad_logvar = 1/2 (gz sigma eps + gk (exp(logvar) - 1))."""
+    tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
+    sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
+    first = chunk.to(tl.int64) * BLOCK
+    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
+    at = tl.arange(0, BLOCK)
+    here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
+    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream)
+    threshold = tl.full((), 0, tl.uint32)
+    made = eps_tile(first, c1, c2, c3, k0, k1, threshold, "gaussian", EXACT, WIDE, QUADS, BLOCK)
+    gk = tl.load(grad_kl + sample * grad_kl_row)
+    gz = tl.load(grad_z + here, mask=at < left, other=0.0).to(made.dtype)
+    m = tl.load(mu + here, mask=at < left, other=0.0).to(made.dtype)
+    sigma, expm1 = exps(tl.load(logvar + here, mask=at < left, other=0.0).to(made.dtype), EXACT, WIDE)
+    element: tl.constexpr = grad_mu.dtype.element_ty
+    tl.store(grad_mu + here, tl.fma(m, gk, gz).to(element), mask=at < left)
+    tl.store(grad_logvar + here, tl.fma(expm1, 0.5 * gk, 0.5 * gz * (sigma * made)).to(element), mask=at < left)
+
+
+def reparameterize_kl(
+    mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
+) -> tuple[Tensor, Tensor]:
+    """The registered op."""
+    mu, logvar = mu.contiguous(), logvar.contiguous()
+    z = torch.empty_like(mu)
+    kl = mu.new_empty(len(mu), dtype=torch.float64 if mu.dtype == torch.float64 else torch.float32)
+    run(planned(mu, logvar, z, kl, rng, sample_ids, stream))
+    return z, kl
+
+
+def reparameterize_kl_backward(
+    grad_z: Tensor,
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    stream: int,
+) -> tuple[Tensor, Tensor]:
+    """The registered op."""
+    grad_z, mu, logvar = grad_z.contiguous(), mu.contiguous(), logvar.contiguous()
+    grad_mu, grad_logvar = torch.empty_like(mu), torch.empty_like(mu)
+    run(planned_backward(grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, sample_ids, stream))
+    return grad_mu, grad_logvar
+
+
+def planned(
+    mu: Tensor, logvar: Tensor, z: Tensor, kl: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
+) -> Launch:
+    """The forward launch over contiguous tensors."""
+    tiles, warps = _tiling(mu)
+    args = {
+        "mu": mu,
+        "logvar": logvar,
+        "z": z,
+        "kl": kl,
+        "rng": rng.contiguous(),
+        "ids": sample_ids,
+        "row": row_of(mu) // tiles["UNIT"],
+        "stream": stream,
+        "ids_row": strides(sample_ids, 1)[0],
+    }
+    return Launch(reparameterize_kl_kernel, len(mu), args, {**precision(mu.dtype), **tiles}, warps)
+
+
+def planned_backward(
+    grad_z: Tensor,
+    grad_kl: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    grad_mu: Tensor,
+    grad_logvar: Tensor,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    stream: int,
+) -> Launch:
+    """The backward launch over contiguous tensors."""
+    tiles, warps = _tiling(mu)
+    args = {
+        "grad_z": grad_z,
+        "grad_kl": grad_kl,
+        "mu": mu,
+        "logvar": logvar,
+        "grad_mu": grad_mu,
+        "grad_logvar": grad_logvar,
+        "rng": rng.contiguous(),
+        "ids": sample_ids,
+        "row": row_of(mu) // tiles["UNIT"],
+        "stream": stream,
+        "grad_kl_row": strides(grad_kl, 1)[0],
+        "ids_row": strides(sample_ids, 1)[0],
+    }
+    programs = len(mu) * triton.cdiv(row_of(mu), tiles["BLOCK"])
+    constants = {**precision(mu.dtype), **tiles}
+    return Launch(reparameterize_kl_backward_kernel, programs, args, constants, warps)
+
+
+def _tiling(mu: Tensor) -> tuple[dict[str, int], int]:
+    """Latents are short rows: a tile no longer than a row needs, and a warp for each 16 bytes of its 32 threads."""
+    row = row_of(mu)
+    block = min(1024, max(256, triton.next_power_of_2(row)))
+    return {"UNIT": 8 if row % 8 == 0 else 1, "BLOCK": block}, max(1, block * mu.element_size() // 2048)

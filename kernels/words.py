@@ -1,0 +1,215 @@
+"""Device functions of the noise contract: Philox words, and the values made of them (docs/noise_contract.md).
+
+The polynomials and their order are csrc/gaussian.h's and csrc/vae.h's: with fused multiply-add (which `tl.fma` is when
+compiled) float32 values are the CPU's to the bit. `EXACT` chooses them; without it the special-function unit serves,
+within 1e-3, for bfloat16 and float16.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # libdevice has no meaning there
+
+
+def _hex(*values: str) -> tuple[tl.constexpr, ...]:
+    return tuple(tl.constexpr(float.fromhex(value)) for value in values)
+
+
+L0, L1, L2, L3, L4, L5, L6, L7 = _hex(
+    "-0x1.555554p-1", "0x1.000226p-1", "-0x1.99a008p-2", "0x1.547246p-2",
+    "-0x1.22da18p-2", "0x1.0d8534p-2", "-0x1.055b8ap-2", "0x1.38b618p-3",
+)  # fmt: skip
+S0, S1, S2 = _hex("-0x1.555546p-3", "0x1.11076p-7", "-0x1.994eb4p-13")
+C0, C1, C2 = _hex("0x1.55554ap-5", "-0x1.6c0c8cp-10", "0x1.9a025cp-16")
+E0, E1, E2, E3, E4, E5 = _hex(
+    "0x1p-1", "0x1.555556p-3", "0x1.55548p-5", "0x1.11107ep-7", "0x1.6d967p-10", "0x1.a1b7e4p-13"
+)
+LN2_HIGH, LN2_LOW, LOG2_E, MINUS_TWO_LN2 = _hex("-0x1.62e4p-1", "-0x1.7f7d1cp-20", "0x1.715476p+0", "-0x1.62e43p+0")
+TURN, SQRT3, TWICE_SQRT3, LAPLACE = _hex("0x1.921fb6p-30", "-0x1.bb67aep+0", "0x1.bb67aep+1", "0x1.6a09e6p-2")
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10 of uint32 counters; one wide multiplication gives both halves of a product."""
+    for _ in tl.static_range(10):
+        a = c0.to(tl.uint64) * 0xD2511F53
+        b = c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c1 = (b >> 32).to(tl.uint32) ^ c1 ^ k0, b.to(tl.uint32)
+        c2, c3 = (a >> 32).to(tl.uint32) ^ c3 ^ k1, a.to(tl.uint32)
+        k0 += 0x9E3779B9
+        k1 += 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def unit(w, BITS: tl.constexpr):
+    """(0, 1]: fl32(fl32(w) 2^-BITS + 2^-(BITS + 1))."""
+    return tl.fma(w.to(tl.float32), 1.0 / (1 << BITS), 0.5 / (1 << BITS))
+
+
+@triton.jit
+def minus_two_log(u):
+    """-2 ln u of u in [2^-33, 1], float32."""
+    bits = u.to(tl.int32, bitcast=True)
+    e = (bits - 0x3F3504F3) >> 23
+    f = (bits - (e << 23)).to(tl.float32, bitcast=True) - 1.0
+    p = tl.fma(tl.fma(tl.fma(tl.fma(f, L7, L6), f, L5), f, L4), f, L3)
+    p = tl.fma(tl.fma(tl.fma(p, f, L2), f, L1), f, L0)
+    q = tl.fma(f, tl.fma(f, p, 1.0), -2.0)
+    return tl.fma(e.to(tl.float32), MINUS_TWO_LN2, f * q)
+
+
+@triton.jit
+def square_root(x):
+    """Correctly rounded for x in {0} and [2^-60, 2^60], without the slow path of sqrt_rn: one fused residual step."""
+    r = tl.rsqrt(x)
+    s = x * r
+    s = tl.fma(tl.fma(-s, s, x), 0.5 * r, s)
+    return tl.where(x == 0.0, 0.0, s)
+
+
+@triton.jit
+def sin_cos(w):
+    """Of the angle 2 pi w / 2^32: the multiple of pi/2 is taken off in integers, so exactly."""
+    quarter = (w + (1 << 29)).to(tl.int32, bitcast=True) >> 30
+    rest = (w - (quarter.to(tl.uint32, bitcast=True) << 30)).to(tl.int32, bitcast=True)
+    x = rest.to(tl.float32) * TURN
+    z = x * x
+    s = tl.fma(x * z, tl.fma(tl.fma(z, S2, S1), z, S0), x)
+    c = tl.fma(z * z, tl.fma(tl.fma(z, C2, C1), z, C0), tl.fma(z, -0.5, 1.0))
+    odd = (quarter & 1) != 0
+    sin_sign, cos_sign = (quarter & 2) << 30, ((quarter + 1) & 2) << 30
+    sin = (tl.where(odd, c, s).to(tl.int32, bitcast=True) ^ sin_sign).to(tl.float32, bitcast=True)
+    cos = (tl.where(odd, s, c).to(tl.int32, bitcast=True) ^ cos_sign).to(tl.float32, bitcast=True)
+    return sin, cos
+
+
+@triton.jit
+def box_muller(w0, w1, EXACT: tl.constexpr):
+    """Two words -> r cos, r sin."""
+    u = unit(w0, 32)
+    if EXACT:
+        r = square_root(minus_two_log(u))
+        sin, cos = sin_cos(w1)
+    else:
+        r = tl.sqrt(tl.maximum(tl.log2(u) * MINUS_TWO_LN2, 0.0))  # lg2 near 1 may come out positive
+        angle = w1.to(tl.int32, bitcast=True).to(tl.float32) * TURN
+        if INTERPRETED:
+            sin, cos = tl.sin(angle), tl.cos(angle)
+        else:
+            sin, cos = libdevice.fast_sinf(angle), libdevice.fast_cosf(angle)
+    return r * cos, r * sin
+
+
+@triton.jit
+def signed_by_bit_0(magnitude, w):
+    """+ where bit 0 is set, else -."""
+    return (magnitude.to(tl.uint32, bitcast=True) | ((w & 1) ^ 1) << 31).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def one_word(w, threshold, KIND: tl.constexpr, EXACT: tl.constexpr):
+    """The kinds of one word an element."""
+    if KIND == "impulse":
+        value = tl.where((w >> 1) < threshold, signed_by_bit_0(tl.full(w.shape, 1.0, tl.float32), w), 0.0)
+    elif KIND == "uniform":
+        value = tl.fma(unit(w, 32), TWICE_SQRT3, SQRT3)
+    elif EXACT:
+        value = signed_by_bit_0(minus_two_log(unit(w >> 1, 31)) * LAPLACE, w)
+    else:
+        value = signed_by_bit_0(tl.maximum(tl.log2(unit(w >> 1, 31)) * MINUS_TWO_LN2, 0.0) * LAPLACE, w)
+    return value
+
+
+@triton.jit
+def one_word64(w, threshold, KIND: tl.constexpr):
+    """The float64 definition of the kinds of one word an element: the u is float32's."""
+    if KIND == "impulse":
+        value = one_word(w, threshold, "impulse", True).to(tl.float64)
+    elif KIND == "uniform":
+        value = 1.7320508075688772 * (2 * unit(w, 32).to(tl.float64) - 1)
+    else:
+        magnitude = -tl.log(unit(w >> 1, 31).to(tl.float64)) * 0.7071067811865476
+        value = tl.where((w & 1) != 0, magnitude, -magnitude)
+    return value
+
+
+@triton.jit
+def box_muller64(w0, w1):
+    """The float64 definition."""
+    r = tl.sqrt(-2 * tl.log(unit(w0, 32).to(tl.float64)))
+    angle = w1.to(tl.int32, bitcast=True).to(tl.float64) * 1.4629180792671596e-09  # pi / 2^31
+    return r * tl.cos(angle), r * tl.sin(angle)
+
+
+@triton.jit
+def quad(c0, c1, c2, c3, k0, k1, threshold, KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr):
+    """The four values of each quad: float32, or float64 where WIDE."""
+    w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
+    if KIND == "gaussian":
+        if WIDE:
+            v0, v1 = box_muller64(w0, w1)
+            v2, v3 = box_muller64(w2, w3)
+        else:
+            v0, v1 = box_muller(w0, w1, EXACT)
+            v2, v3 = box_muller(w2, w3, EXACT)
+    elif WIDE:
+        v0, v1 = one_word64(w0, threshold, KIND), one_word64(w1, threshold, KIND)
+        v2, v3 = one_word64(w2, threshold, KIND), one_word64(w3, threshold, KIND)
+    else:
+        v0, v1 = one_word(w0, threshold, KIND, EXACT), one_word(w1, threshold, KIND, EXACT)
+        v2, v3 = one_word(w2, threshold, KIND, EXACT), one_word(w3, threshold, KIND, EXACT)
+    return v0, v1, v2, v3
+
+
+@triton.jit
+def stream_key(rng, ids, ids_row, sample, stream):
+    """Counter words 1 to 3 and the key, of a sample's stream."""
+    seed, draw = tl.load(rng), tl.load(rng + 1)
+    identity = sample.to(tl.int64)
+    if ids is not None:
+        identity = tl.load(ids + identity * ids_row)
+    c1 = identity.to(tl.uint32)
+    c2 = ((identity >> 32) & 0xFFFF).to(tl.uint32) | (tl.cast(stream, tl.uint32) << 16) | (0x4E << 24)
+    return c1, c2, draw.to(tl.uint32), seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+
+
+@triton.jit
+def impulse_threshold(p, KIND: tl.constexpr):
+    """ceil(p 2^31), which fits 32 bits unsigned; 0 for kinds that read no p."""
+    threshold = tl.full((), 0, tl.uint32)
+    if KIND == "impulse":
+        threshold = tl.ceil(tl.load(p) * 2147483648.0).to(tl.int64).to(tl.uint32)
+    return threshold
+
+
+@triton.jit
+def eps_tile(
+    first, c1, c2, c3, k0, k1, threshold,
+    KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """eps of BLOCK elements from `first` on, a multiple of 4. A thread makes QUADS consecutive quads: what it stores."""
+    c0 = (first // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4 // QUADS).to(tl.uint32) * QUADS
+    v0, v1, v2, v3 = quad(c0, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE)
+    if QUADS == 2:
+        u0, u1, u2, u3 = quad(c0 + 1, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE)
+        v0, v1, v2, v3 = tl.join(v0, u0), tl.join(v1, u1), tl.join(v2, u2), tl.join(v3, u3)
+    return tl.reshape(tl.join(tl.join(v0, v2), tl.join(v1, v3)), (BLOCK,))
+
+
+@triton.jit
+def exp_and_expm1(x):
+    """exp(x) and exp(x) - 1, float32."""
+    bounded = tl.where(x > 89.0, 89.0, tl.where(x < -104.0, -104.0, x))
+    shifted = tl.fma(bounded, LOG2_E, 12582912.0)  # 1.5 2^23 rounds x / ln 2 to nearest
+    n = shifted - 12582912.0
+    r = tl.fma(n, LN2_LOW, tl.fma(n, LN2_HIGH, bounded))
+    p = tl.fma(tl.fma(tl.fma(tl.fma(tl.fma(r, E5, E4), r, E3), r, E2), r, E1), r, E0)
+    q = tl.fma(r * r, p, r)
+    whole = shifted.to(tl.int32, bitcast=True) - 0x4B400000
+    half = whole >> 1
+    a = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    b = ((whole - half + 127) << 23).to(tl.float32, bitcast=True)
+    grown, exp = a * b, tl.fma(a, q, a) * b
+    return exp, tl.where(n > 32.0, exp, tl.fma(grown, q, grown - 1.0))

@@ -1,0 +1,163 @@
+"""Every Triton kernel, with its launch code, in Triton's interpreter: equal to the reference.
+
+Run by `make test` with TRITON_INTERPRET=1. The 16-bit kernels' special-function instructions are substituted there.
+"""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1 before triton is imported; make test sets it", allow_module_level=True)
+
+from nmer_fast.kernels import add_noise, launch, mix_noise, noise, philox, reparameterize_kl
+from nmer_fast.kernels import add_noise_multimodal as multimodal
+from nmer_fast.ops import reference
+from tests.ops import contract
+
+KINDS = ["gaussian", "impulse", "uniform", "laplace"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+RNG = torch.tensor([-(2**63) + 77, 2**32 - 3])
+P = torch.tensor(0.3, dtype=torch.float64)
+# The interpreter truncates where bfloat16 rounds: up to an ulp more.
+TRUNCATED = {torch.bfloat16: 2.0**-8}
+
+
+def within(got, exact, error=2e-6):
+    error = error + TRUNCATED.get(got.dtype, 0) * exact.abs()
+    contract.assert_within(got, exact, (1e-12 if got.dtype == torch.float64 else 0) + error)
+
+
+def selection():
+    """Every length from none to all, more than all and negative among them; flags of both kinds."""
+    return (
+        torch.tensor([5, 2**48 - 1, 2**32, 0, -1, 7]),
+        torch.tensor([True, True, True, False, True, True]),
+        torch.tensor([9, 0, 4, 1, 12, -3]),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_noise(dtype, kind):
+    x = torch.randn(6, 9, 37).to(dtype)
+    alpha_bar = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0, 0.3], dtype=torch.float64)
+    args = (*selection(), P if kind == "impulse" else None, 200, kind)
+    y, eps = add_noise.add_noise(x, alpha_bar, RNG, *args, True)
+    exact_y, exact_eps = reference.add_noise(x.double(), alpha_bar, RNG, *args, True)
+    within(eps, exact_eps)
+    within(y, exact_y)
+    assert torch.equal(y[3, :1], x[3, :1])  # not noisy, of length 1
+    assert torch.equal(y[4], x[4])  # alpha_bar 1
+    assert y[3, 1:].abs().max() == 0
+    assert torch.equal(noise.noise([6, 9, 37], RNG, *args, dtype), eps)
+    if kind == "impulse":
+        assert torch.equal(eps.double(), exact_eps)
+
+
+@pytest.mark.parametrize("dims", [(130, 342, 1024), (74, 35, 300), (1,), (5, 8, 1, 2, 3, 4, 7, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_add_noise_multimodal(dtype, dims, per_sample):
+    """Steps that are a multiple of 8, as the batcher makes them, and others; every condition; every length."""
+    count = len(dims)
+    xs = [torch.randn(3, 8 if d > 100 or m % 2 else 3, d).to(dtype) for m, d in enumerate(dims)]
+    lengths = torch.stack([torch.tensor([x.shape[1], 0, 2]) for x in xs], dim=1)
+    noisy = (torch.arange(3 * count).reshape(3, count) * 5) % 3 != 0
+    alpha_bars = torch.rand(3, count, dtype=torch.float64) if per_sample else torch.rand(count, dtype=torch.float64)
+    args = (alpha_bars, RNG, selection()[0][:3], noisy, lengths, None, list(range(count))[::-1], "gaussian", True)
+    ys, stats = multimodal.add_noise_multimodal(xs, *args)
+    exact, exact_stats = reference.add_noise_multimodal([x.double() for x in xs], *args)
+    for y, expected in zip(ys, exact, strict=True):
+        within(y, expected)
+    assert torch.equal(stats[:, 0], exact_stats[:, 0])
+    torch.testing.assert_close(stats, exact_stats, rtol=1e-6, atol=2e-6 * stats[:, 0].max().item())
+    again, none = multimodal.add_noise_multimodal(xs, *args[:-1], False)
+    assert all(torch.equal(a, b) for a, b in zip(ys, again, strict=True))
+    assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mix_noise_and_its_gradients(dtype):
+    x, eps = (torch.randn(6, 9, 37).to(dtype) for _ in range(2))
+    alpha_bar, masks = torch.rand(6, dtype=torch.float64), selection()[1:]
+    within(
+        mix_noise.mix_noise(x, eps, alpha_bar, *masks),
+        reference.mix_noise(x.double(), eps.double(), alpha_bar, *masks),
+    )
+    for wrt_noise in (False, True):
+        got = mix_noise.mix_noise_backward(x, alpha_bar, *masks, wrt_noise)
+        within(got, reference.mix_noise_backward(x.double(), alpha_bar, *masks, wrt_noise), 1e-6)
+
+
+@pytest.mark.parametrize("row", [1, 64, 700, 2056])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reparameterize_kl_and_its_gradients(dtype, row):
+    mu, logvar = torch.randn(3, row).to(dtype), (2 * torch.randn(3, row)).to(dtype)
+    args = (RNG, selection()[0][:3], 240)
+    z, kl = reparameterize_kl.reparameterize_kl(mu, logvar, *args)
+    exact_z, exact_kl = reference.reparameterize_kl(mu.double(), logvar.double(), *args)
+    sigma, wide = (logvar.double() / 2).exp(), dtype == torch.float64
+    within(z, exact_z, (1e-12 if wide else 2e-6) * (1 + 8 * sigma))
+    magnitudes = 0.5 * (1 + logvar.double().abs() + mu.double() ** 2 + sigma**2).sum(1)
+    assert ((kl.double() - exact_kl).abs() <= (1e-13 if wide else 1e-6) * magnitudes).all()
+    gz, gk = torch.randn(3, row).to(dtype), torch.randn(3, dtype=kl.dtype)
+    got = reparameterize_kl.reparameterize_kl_backward(gz, gk, mu, logvar, *args)
+    exact = reference.reparameterize_kl_backward(gz.double(), gk.double(), mu.double(), logvar.double(), *args)
+    for g, e in zip(got, exact, strict=True):
+        size = gz.double().abs() * (1 + 8 * sigma) + gk.double().abs()[:, None] * (mu.double().abs() + sigma**2 + 1)
+        within(g, e, (1e-12 if wide else 1e-6) * size)
+
+
+def test_exponentials_at_their_ends():
+    logvar = torch.tensor([[0.0, -400.0, 100.0, float("nan"), -1e-5, 1e-3, -float("inf"), 170.0]])
+    mu, ones = torch.zeros_like(logvar), torch.full((1,), 2.0)
+    _, expm1 = reparameterize_kl.reparameterize_kl_backward(mu, ones, mu, logvar, torch.tensor([1, 0]), None, 240)
+    torch.testing.assert_close(expm1, torch.expm1(logvar), rtol=1e-6, atol=0, equal_nan=True)
+
+
+def test_philox():
+    counter = torch.randint(0, 2**32, (3, 777, 4))
+    for seed in (0, -1, 2**63 - 1, -(2**63)):
+        assert torch.equal(philox.philox(torch.tensor(seed), counter), reference.philox(torch.tensor(seed), counter))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (2, 0, 5), (1,), (1, 1), (7, 3), (2, 3, 4, 5)])
+def test_shapes(shape):
+    x = torch.randn(shape)
+    args = (torch.tensor(0.3, dtype=torch.float64), RNG, None, None, None, None, 1, "gaussian", True)
+    y, eps = add_noise.add_noise(x, *args)
+    exact_y, exact_eps = reference.add_noise(x.double(), *args)
+    within(y, exact_y)
+    within(eps, exact_eps)
+
+
+def test_strides_change_no_bit():
+    x = torch.randn(10, 9, 6).transpose(0, 2)
+    alpha_bar = torch.rand(6, 2, dtype=torch.float64)[:, 1]
+    ids, noisy, lengths = (torch.stack([t, t], dim=1)[:, 0] for t in selection())
+    args = (RNG.expand(2, 2).t()[:, 0], ids, noisy, lengths, None, 1, "gaussian", False)
+    y, _ = add_noise.add_noise(x, alpha_bar, *args)
+    whole = [a.contiguous() if isinstance(a, torch.Tensor) else a for a in args]
+    assert torch.equal(y, add_noise.add_noise(x.contiguous(), alpha_bar.contiguous(), *whole)[0])
+    one = torch.tensor(0.3, dtype=torch.float64)
+    expanded = add_noise.add_noise(x[:1].expand(6, 9, 10), one.expand(6), *args)[0]
+    assert torch.equal(expanded, add_noise.add_noise(x[:1].expand(6, 9, 10).contiguous(), one, *args)[0])
+
+
+@pytest.mark.parametrize("block", [256, 512, 4096])
+def test_block_sizes_change_no_bit(monkeypatch, block):
+    x, lengths = torch.randn(2, 16, 130), torch.tensor([16, 9])
+    args = (torch.rand(2, dtype=torch.float64), RNG, None, None, lengths, None, 3, "gaussian", True)
+    expected = add_noise.add_noise(x, *args)
+    tiling = launch.tiling
+    monkeypatch.setattr(multimodal, "tiling", lambda *a: {**tiling(*a), "BLOCK": block})
+    assert all(torch.equal(a, b) for a, b in zip(add_noise.add_noise(x, *args), expected, strict=True))
+
+
+def test_statistics_do_not_depend_on_the_run():
+    x = torch.randn(40, 1100)
+    args = (torch.tensor([0.5], dtype=torch.float64), RNG, None, None, None, None, [0], "laplace", True)
+    _, stats = multimodal.add_noise_multimodal([x], *args)
+    assert torch.equal(stats, multimodal.add_noise_multimodal([x], *args)[1])
