@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, root, scaled, valid_of
-from .words import eps_tile, impulse_threshold, stream_key
+from .tile import is_noisy, root, root_of_rest, scaled, sum_of_squares, valid_of
+from .words import below, eps_tile, impulse_threshold, one, stream_key
 
 
 @triton.jit
@@ -26,65 +26,60 @@ def add_noise_multimodal_kernel(
 ):  # fmt: skip
     """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known."""
     tile = tl.program_id(0)
-    for m in tl.static_range(len(xs)):
-        start = 0
-        if m > 0:
-            start = ends[m - 1]
-        if (tile >= start) & (tile < ends[m]):
-            chunks = tl.cdiv(rows[m], BLOCK // UNIT)
-            sample, chunk = ((tile - start) // chunks).to(tl.int64), (tile - start) % chunks
-            flag = is_noisy(noisy, sample * noisy_row + m * noisy_column)
-            row = tl.cast(rows[m], tl.int64) * UNIT
-            valid = valid_of(lengths, sample * lengths_row + m * lengths_column, steps[m], step_sizes[m], row)
-            a = tl.load(alpha_bars + sample * alpha_row + m * alpha_column)
-            c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, streams[m])
-            _tile(
-                xs[m], ys[m], eps, partials, tile, sample, chunk, rows[m], valid, flag, a,
-                c1, c2, c3, k0, k1, impulse_threshold(p, KIND), KIND, EXACT, WIDE, QUADS, UNIT, BLOCK,
-            )  # fmt: skip
-
-
-@triton.jit
-def _tile(
-    x_ptr, y_ptr, eps_ptr, partials, tile, sample, chunk, row, valid, flag, a,
-    c1, c2, c3, k0, k1, threshold,
-    KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Loads and stores are masked by the row's end, whose divisibility keeps them 128 bits wide; values by the length."""
-    first = chunk.to(tl.int64) * BLOCK
+    # The program's modality, by selection: one path of code for all.
+    x_ptr, y_ptr, row, start, m = xs[0], ys[0], rows[0], 0, 0
+    step_count, step_size, stream_id = steps[0], step_sizes[0], streams[0]
+    for i in tl.static_range(1, len(xs)):
+        later = tile >= ends[i - 1]
+        x_ptr, y_ptr = tl.where(later, xs[i], x_ptr), tl.where(later, ys[i], y_ptr)
+        row, start, m = tl.where(later, rows[i], row), tl.where(later, ends[i - 1], start), tl.where(later, i, m)
+        step_count, step_size = tl.where(later, steps[i], step_count), tl.where(later, step_sizes[i], step_size)
+        stream_id = tl.where(later, streams[i], stream_id)
+    chunks = tl.cdiv(row, BLOCK // UNIT)
+    sample, chunk = tl.cast((tile - start) // chunks, tl.int64), (tile - start) % chunks
+    first = tl.cast(chunk, tl.int64) * BLOCK
+    elements = tl.cast(row, tl.int64) * UNIT
+    valid = valid_of(lengths, sample * lengths_row + m * lengths_column, step_count, step_size, elements)
     left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
     count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
-    base = sample * (tl.cast(row, tl.int64) * UNIT) + first
+    flag = is_noisy(noisy, sample * noisy_row + m * noisy_column)
+    # Loads and stores are masked by the row's end, whose divisibility keeps them 128 bits wide; values by the length.
     at = tl.arange(0, BLOCK)
-    inside, counts = at < left, at < count
+    inside, counts, base = at < left, below(count, QUADS, BLOCK), sample * elements + first
     total = tl.full((), 0.0, tl.float64)
     squares, eps_squares = total, total
     if (count > 0) & flag:
-        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE, QUADS, BLOCK)
+        a = tl.load(alpha_bars + sample * alpha_row + m * alpha_column)
         high, low = root(a, WIDE)
-        scale, rest = root(1.0 - a, WIDE)
-        x = tl.load(x_ptr + base + at, mask=inside, other=0.0)
-        x = tl.where(counts, x.to(made.dtype), 0.0)
-        made = tl.where(counts, made, 0.0)
-        y = scaled(x, (scale + rest) * made, high, low, WIDE)
-        tl.store(y_ptr + base + at, y.to(y_ptr.dtype.element_ty), mask=inside)
-        if eps_ptr is not None:
-            tl.store(eps_ptr + base + at, made.to(eps_ptr.dtype.element_ty), mask=inside)
+        scale = root_of_rest(a, WIDE)
+        amplitude = scale
         if partials is not None:
-            total = tl.sum(x).to(tl.float64)
-            squares = tl.sum(x * x).to(tl.float64)
-            eps_squares = tl.sum(made * made).to(tl.float64)
+            amplitude = tl.where(scale == 0.0, 1.0, scale)  # what its squares are divided by
+        c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
+        threshold = impulse_threshold(p, KIND)
+        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK)
+        x = tl.load(x_ptr + base + at, mask=inside, other=0.0).to(high.dtype)
+        if partials is None:
+            y = tl.where(counts, scaled(x, made, high, low, QUADS == 1), 0.0)
+        else:
+            x, made = tl.where(counts, x, 0.0), tl.where(counts, made, 0.0)
+            y = tl.where(scale == 0.0, x, scaled(x, made, high, low, QUADS == 1))
+            total, squares = tl.sum(x).to(tl.float64), sum_of_squares(x, BLOCK)
+            eps_squares = sum_of_squares(made, BLOCK) / (amplitude.to(tl.float64) * amplitude.to(tl.float64))
+        tl.store(y_ptr + base + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+        if eps is not None:  # the same words: only the last multiplication is done again
+            bare = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, BLOCK)
+            tl.store(eps + base + at, tl.where(counts, bare, 0.0).to(eps.dtype.element_ty), mask=inside)
     else:
         if count > 0:
             x = tl.load(x_ptr + base + at, mask=inside, other=0.0)
             tl.store(y_ptr + base + at, tl.where(counts, x, 0.0), mask=inside)
         else:
             tl.store(y_ptr + base + at, tl.zeros((BLOCK,), y_ptr.dtype.element_ty), mask=inside)
-        if eps_ptr is not None:
-            tl.store(eps_ptr + base + at, tl.zeros((BLOCK,), eps_ptr.dtype.element_ty), mask=inside)
+        if eps is not None:
+            tl.store(eps + base + at, tl.zeros((BLOCK,), eps.dtype.element_ty), mask=inside)
     if partials is not None:
-        to = partials + tile.to(tl.int64) * 4
+        to = partials + tl.cast(tile, tl.int64) * 4
         tl.store(to, tl.where(flag, count, 0).to(tl.float64))
         tl.store(to + 1, total)
         tl.store(to + 2, squares)
@@ -179,7 +174,9 @@ def planned(
         "lengths_row": lengths_row,
         "lengths_column": lengths_column,
     }
-    return Launch(add_noise_multimodal_kernel, programs, args, {"KIND": kind, **precision(xs[0].dtype), **tiles})
+    constants = {"KIND": kind, **precision(xs[0].dtype), **tiles}
+    registers = 96 if return_stats else 64
+    return Launch(add_noise_multimodal_kernel, programs, args, constants, registers=registers)
 
 
 def summed(launch: Launch, stats: Tensor) -> Launch:

@@ -55,13 +55,8 @@ def _compiling_for(capability: int) -> Iterator[None]:
 def compiled(launch: Launch, capability: int = 80) -> Any:
     """What `run` would launch on sm_80 or sm_90: `.asm["ptx"]`, `.asm["cubin"]`, `.metadata`; no tensor is read."""
     with _compiling_for(capability):
-        return launch.kernel.warmup(
-            **launch.args,
-            **launch.constants,
-            grid=(launch.programs,),
-            num_warps=launch.warps,
-            enable_fp_fusion=False,
-        )
+        grid = (launch.programs,)
+        return launch.kernel.warmup(**launch.args, **launch.constants, **launch.options, grid=grid)
 
 
 def runtime_arguments(launch: Launch, kernel: Any) -> list[Any]:

@@ -8,13 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, root, scaled, valid_of
+from .tile import is_noisy, root, root_of_rest, scaled, valid_of
 
 
 @triton.jit
 def mix_noise_kernel(
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
-    OF_NOISE: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+    OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps a scaling: by sqrt(a), or sqrt(1 - a) where OF_NOISE."""
     tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
@@ -36,9 +36,8 @@ def mix_noise_kernel(
         given = tl.load(x + base + at, mask=at < left, other=0.0).to(high.dtype)
         plus = tl.full((BLOCK,), -0.0, high.dtype)  # added to -0 too it changes nothing
         if eps is not None:
-            scale, rest = root(1.0 - a, WIDE)
-            plus = (scale + rest) * tl.load(eps + base + at, mask=at < left, other=0.0).to(high.dtype)
-        out = tl.where(counts, scaled(given, plus, high, low, WIDE), 0.0).to(element)
+            plus = root_of_rest(a, WIDE) * tl.load(eps + base + at, mask=at < left, other=0.0).to(high.dtype)
+        out = tl.where(counts, scaled(given, plus, high, low, QUADS == 1), 0.0).to(element)
     elif OF_NOISE or (count <= 0):
         out = tl.zeros((BLOCK,), element)
     else:
@@ -91,5 +90,6 @@ def planned(
         "lengths_row": strides(lengths, 1)[0],
     }
     programs = len(x) * triton.cdiv(row, tiles["BLOCK"])
-    constants = {"OF_NOISE": of_noise, "WIDE": precision(x.dtype)["WIDE"], **tiles}
+    constants = {"OF_NOISE": of_noise, **precision(x.dtype), **tiles}
+    del constants["EXACT"]
     return Launch(mix_noise_kernel, programs, args, constants)

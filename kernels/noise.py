@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
 from .tile import is_noisy, valid_of
-from .words import eps_tile, impulse_threshold, stream_key
+from .words import eps_tile, impulse_threshold, one, stream_key
 
 
 @triton.jit
 def noise_kernel(
-    eps, rng, ids, noisy, lengths, p, row, steps, step_size, stream, ids_row, noisy_row, lengths_row,
+    eps, rng, ids, noisy, lengths, p, row, steps, step_size, stream_id, ids_row, noisy_row, lengths_row,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -29,9 +29,9 @@ def noise_kernel(
     at = tl.arange(0, BLOCK)
     to = eps + sample * elements + first + at
     if (count > 0) & is_noisy(noisy, sample * noisy_row):
-        c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream)
+        c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
         threshold = impulse_threshold(p, KIND)
-        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE, QUADS, BLOCK)
+        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, BLOCK)
         tl.store(to, tl.where(at < count, made, 0.0).to(eps.dtype.element_ty), mask=at < left)
     else:
         tl.store(to, tl.zeros((BLOCK,), eps.dtype.element_ty), mask=at < left)
@@ -77,7 +77,7 @@ def planned(
         "row": row // tiles["UNIT"],
         "steps": steps,
         "step_size": step_size,
-        "stream": stream,
+        "stream_id": stream,  # Triton takes `stream` for its own
         "ids_row": strides(sample_ids, 1)[0],
         "noisy_row": strides(noisy, 1)[0],
         "lengths_row": strides(lengths, 1)[0],

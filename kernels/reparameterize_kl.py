@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, strides
-from .words import eps_tile, exp_and_expm1, stream_key
+from .words import eps_tile, exp_and_expm1, one, stream_key
 
 
 @triton.jit
@@ -29,12 +29,12 @@ def exps(logvar, EXACT: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def reparameterize_kl_kernel(
-    mu, logvar, z, kl, rng, ids, row, stream, ids_row,
+    mu, logvar, z, kl, rng, ids, row, stream_id, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (samples,). `row` is in UNITs; a program goes along its row, so kl needs no second pass."""
     sample = tl.program_id(0).to(tl.int64)
-    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream)
+    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
     threshold = tl.full((), 0, tl.uint32)
     at = tl.arange(0, BLOCK)
     total = tl.full((), 0.0, tl.float64)
@@ -42,7 +42,7 @@ def reparameterize_kl_kernel(
         first = tl.cast(chunk, tl.int64) * BLOCK
         left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
         here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
-        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, "gaussian", EXACT, WIDE, QUADS, BLOCK)
+        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), "gaussian", EXACT, WIDE, QUADS, BLOCK)
         m = tl.load(mu + here, mask=at < left, other=0.0).to(made.dtype)
         lv = tl.load(logvar + here, mask=at < left, other=0.0).to(made.dtype)
         sigma, expm1 = exps(lv, EXACT, WIDE)
@@ -53,7 +53,7 @@ def reparameterize_kl_kernel(
 
 @triton.jit
 def reparameterize_kl_backward_kernel(
-    grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream, grad_kl_row, ids_row,
+    grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream_id, grad_kl_row, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). grad_mu = gz + gk mu; grad_logvar = 1/2 (gz sigma eps + gk (exp(logvar) - 1))."""
@@ -63,9 +63,9 @@ def reparameterize_kl_backward_kernel(
     left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
     at = tl.arange(0, BLOCK)
     here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
-    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream)
+    c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
     threshold = tl.full((), 0, tl.uint32)
-    made = eps_tile(first, c1, c2, c3, k0, k1, threshold, "gaussian", EXACT, WIDE, QUADS, BLOCK)
+    made = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), "gaussian", EXACT, WIDE, QUADS, BLOCK)
     gk = tl.load(grad_kl + sample * grad_kl_row)
     gz = tl.load(grad_z + here, mask=at < left, other=0.0).to(made.dtype)
     m = tl.load(mu + here, mask=at < left, other=0.0).to(made.dtype)
@@ -115,7 +115,7 @@ def planned(
         "rng": rng.contiguous(),
         "ids": sample_ids,
         "row": row_of(mu) // tiles["UNIT"],
-        "stream": stream,
+        "stream_id": stream,  # Triton takes `stream` for its own
         "ids_row": strides(sample_ids, 1)[0],
     }
     return Launch(reparameterize_kl_kernel, len(mu), args, {**precision(mu.dtype), **tiles}, warps)
@@ -144,7 +144,7 @@ def planned_backward(
         "rng": rng.contiguous(),
         "ids": sample_ids,
         "row": row_of(mu) // tiles["UNIT"],
-        "stream": stream,
+        "stream_id": stream,  # Triton takes `stream` for its own
         "grad_kl_row": strides(grad_kl, 1)[0],
         "ids_row": strides(sample_ids, 1)[0],
     }

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .words import RSQRT, SQRT, special
+
 
 @triton.jit
 def valid_of(lengths, at, steps, step_size, row):
@@ -26,20 +28,38 @@ def is_noisy(noisy, at):
 def root(a, WIDE: tl.constexpr):
     """sqrt(a) of a float64 from 0 to 1 as high + low: high below it, so that both have its sign and infinity stays."""
     if WIDE:
-        high, low = tl.sqrt(a), 0.0
+        high, low = tl.sqrt(a), tl.full((), 0.0, tl.float64)
     else:
-        s = tl.sqrt(a.to(tl.float32))
-        high = tl.fma(s, -0.00000023841858, s)  # 2^-22 less than the approximate root, which errs by less
+        single = a.to(tl.float32)
+        r = special(single, "rsqrt", RSQRT)
+        high = single * r
+        high = tl.fma(high, -0.00000047683716, high)  # 2^-21 less than the approximate root, which errs by less
         left = tl.fma(-high.to(tl.float64), high.to(tl.float64), a).to(tl.float32)
-        low = tl.where(s == 0.0, 0.0, 0.5 * left / high)
+        nothing = single < 1.2e-38  # which the special-function unit takes for 0
+        high, low = tl.where(nothing, 0.0, high), tl.where(nothing, 0.0, 0.5 * left * r)
     return high, low
 
 
 @triton.jit
-def scaled(x, plus, high, low, WIDE: tl.constexpr):
-    """(high + low) x + plus, rounded once."""
-    if WIDE:
-        y = tl.fma(x, high, plus)
-    else:
+def root_of_rest(a, WIDE: tl.constexpr):
+    """sqrt(1 - a), for a factor of eps, which has its own error: the approximate root's, 2^-22, is a third of that."""
+    rest = 1.0 - a
+    return tl.sqrt(rest) if WIDE else special(rest.to(tl.float32), "sqrt", SQRT)
+
+
+@triton.jit
+def scaled(x, plus, high, low, ROUND_ONCE: tl.constexpr):
+    """(high + low) x + plus: rounded once, or, for what is rounded to 16 bits afterwards, nearly so."""
+    if ROUND_ONCE:
         y = tl.fma(x, high, tl.fma(x, low, plus))
+    else:
+        y = tl.fma(x, high + low, plus)
     return y
+
+
+@triton.jit
+def sum_of_squares(x, BLOCK: tl.constexpr):
+    """Four consecutive elements at a time, which a thread has: a fused multiply-add for three of four."""
+    a, b = tl.split(tl.reshape(x, (BLOCK // 2, 2)))
+    pairs = tl.fma(a, a, b * b)
+    return tl.sum(pairs).to(tl.float64)

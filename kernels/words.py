@@ -7,9 +7,16 @@ within 1e-3, for bfloat16 and float16.
 
 import triton
 import triton.language as tl
-from triton.language.extra import libdevice
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # libdevice has no meaning there
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # assembly has no meaning there
+M0, M1 = tl.constexpr(0xD2511F53), tl.constexpr(0xCD9E8D57)
+TIMES_M0 = tl.constexpr("mul.wide.u32 $0, $1, 0xD2511F53;")
+TIMES_M1 = tl.constexpr("mul.wide.u32 $0, $1, 0xCD9E8D57;")
+RSQRT = tl.constexpr("rsqrt.approx.ftz.f32 $0, $1;")
+SQRT = tl.constexpr("sqrt.approx.ftz.f32 $0, $1;")
+LG2 = tl.constexpr("lg2.approx.ftz.f32 $0, $1;")
+SIN = tl.constexpr("sin.approx.ftz.f32 $0, $1;")
+COS = tl.constexpr("cos.approx.ftz.f32 $0, $1;")
 
 
 def _hex(*values: str) -> tuple[tl.constexpr, ...]:
@@ -30,11 +37,21 @@ TURN, SQRT3, TWICE_SQRT3, LAPLACE = _hex("0x1.921fb6p-30", "-0x1.bb67aep+0", "0x
 
 
 @triton.jit
+def multiply_wide(x, M: tl.constexpr, ASM: tl.constexpr):
+    """The 64-bit product of a uint32: one instruction, which LLVM would rather split into a high and a low one."""
+    if INTERPRETED:
+        product = x.to(tl.uint64) * M
+    else:
+        product = tl.inline_asm_elementwise(ASM, "=l,r", [x], dtype=tl.uint64, is_pure=True, pack=1)
+    return product
+
+
+@triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10 of uint32 counters; one wide multiplication gives both halves of a product."""
     for _ in tl.static_range(10):
-        a = c0.to(tl.uint64) * 0xD2511F53
-        b = c2.to(tl.uint64) * 0xCD9E8D57
+        a = multiply_wide(c0, M0, TIMES_M0)
+        b = multiply_wide(c2, M1, TIMES_M1)
         c0, c1 = (b >> 32).to(tl.uint32) ^ c1 ^ k0, b.to(tl.uint32)
         c2, c3 = (a >> 32).to(tl.uint32) ^ c3 ^ k1, a.to(tl.uint32)
         k0 += 0x9E3779B9
@@ -61,11 +78,31 @@ def minus_two_log(u):
 
 
 @triton.jit
+def special(x, NAME: tl.constexpr, ASM: tl.constexpr):
+    """A function of the special-function unit, without the care for subnormals that no value here needs."""
+    if INTERPRETED:
+        if NAME == "rsqrt":
+            y = tl.rsqrt(x)
+        elif NAME == "sqrt":
+            y = tl.sqrt(x)
+        elif NAME == "lg2":
+            y = tl.log2(x)
+        elif NAME == "sin":
+            y = tl.sin(x)
+        else:
+            y = tl.cos(x)
+    else:
+        y = tl.inline_asm_elementwise(ASM, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return y
+
+
+@triton.jit
 def square_root(x):
     """Correctly rounded for x in {0} and [2^-60, 2^60], without the slow path of sqrt_rn: one fused residual step."""
-    r = tl.rsqrt(x)
+    r = special(x, "rsqrt", RSQRT)
     s = x * r
-    s = tl.fma(tl.fma(-s, s, x), 0.5 * r, s)
+    half = (r.to(tl.int32, bitcast=True) - (1 << 23)).to(tl.float32, bitcast=True)  # r / 2, by the integer unit
+    s = tl.fma(tl.fma(-s, s, x), half, s)
     return tl.where(x == 0.0, 0.0, s)
 
 
@@ -86,19 +123,17 @@ def sin_cos(w):
 
 
 @triton.jit
-def box_muller(w0, w1, EXACT: tl.constexpr):
-    """Two words -> r cos, r sin."""
+def box_muller(w0, w1, amplitude, EXACT: tl.constexpr):
+    """Two words -> amplitude r cos, amplitude r sin."""
     u = unit(w0, 32)
     if EXACT:
         r = square_root(minus_two_log(u))
         sin, cos = sin_cos(w1)
     else:
-        r = tl.sqrt(tl.maximum(tl.log2(u) * MINUS_TWO_LN2, 0.0))  # lg2 near 1 may come out positive
+        r = special(tl.maximum(special(u, "lg2", LG2) * MINUS_TWO_LN2, 0.0), "sqrt", SQRT)  # lg2 near 1 may be positive
         angle = w1.to(tl.int32, bitcast=True).to(tl.float32) * TURN
-        if INTERPRETED:
-            sin, cos = tl.sin(angle), tl.cos(angle)
-        else:
-            sin, cos = libdevice.fast_sinf(angle), libdevice.fast_cosf(angle)
+        sin, cos = special(angle, "sin", SIN), special(angle, "cos", COS)
+    r *= amplitude
     return r * cos, r * sin
 
 
@@ -109,16 +144,17 @@ def signed_by_bit_0(magnitude, w):
 
 
 @triton.jit
-def one_word(w, threshold, KIND: tl.constexpr, EXACT: tl.constexpr):
-    """The kinds of one word an element."""
+def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
+    """amplitude times a value of the kinds of one word an element."""
     if KIND == "impulse":
-        value = tl.where((w >> 1) < threshold, signed_by_bit_0(tl.full(w.shape, 1.0, tl.float32), w), 0.0)
+        value = tl.where((w >> 1) < threshold, signed_by_bit_0(amplitude, w), 0.0)
     elif KIND == "uniform":
-        value = tl.fma(unit(w, 32), TWICE_SQRT3, SQRT3)
+        value = tl.fma(unit(w, 32), amplitude * TWICE_SQRT3, amplitude * SQRT3)
     elif EXACT:
-        value = signed_by_bit_0(minus_two_log(unit(w >> 1, 31)) * LAPLACE, w)
+        value = signed_by_bit_0(minus_two_log(unit(w >> 1, 31)) * (amplitude * LAPLACE), w)
     else:
-        value = signed_by_bit_0(tl.maximum(tl.log2(unit(w >> 1, 31)) * MINUS_TWO_LN2, 0.0) * LAPLACE, w)
+        magnitude = tl.maximum(special(unit(w >> 1, 31), "lg2", LG2) * MINUS_TWO_LN2, 0.0)
+        value = signed_by_bit_0(magnitude * (amplitude * LAPLACE), w)
     return value
 
 
@@ -126,7 +162,7 @@ def one_word(w, threshold, KIND: tl.constexpr, EXACT: tl.constexpr):
 def one_word64(w, threshold, KIND: tl.constexpr):
     """The float64 definition of the kinds of one word an element: the u is float32's."""
     if KIND == "impulse":
-        value = one_word(w, threshold, "impulse", True).to(tl.float64)
+        value = one_word(w, threshold, tl.full((), 1.0, tl.float32), "impulse", True).to(tl.float64)
     elif KIND == "uniform":
         value = 1.7320508075688772 * (2 * unit(w, 32).to(tl.float64) - 1)
     else:
@@ -144,22 +180,23 @@ def box_muller64(w0, w1):
 
 
 @triton.jit
-def quad(c0, c1, c2, c3, k0, k1, threshold, KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr):
-    """The four values of each quad: float32, or float64 where WIDE."""
+def quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr):
+    """The four values of each quad, times the amplitude: float32, or float64 where WIDE."""
     w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
-    if KIND == "gaussian":
-        if WIDE:
+    if WIDE:
+        if KIND == "gaussian":
             v0, v1 = box_muller64(w0, w1)
             v2, v3 = box_muller64(w2, w3)
         else:
-            v0, v1 = box_muller(w0, w1, EXACT)
-            v2, v3 = box_muller(w2, w3, EXACT)
-    elif WIDE:
-        v0, v1 = one_word64(w0, threshold, KIND), one_word64(w1, threshold, KIND)
-        v2, v3 = one_word64(w2, threshold, KIND), one_word64(w3, threshold, KIND)
+            v0, v1 = one_word64(w0, threshold, KIND), one_word64(w1, threshold, KIND)
+            v2, v3 = one_word64(w2, threshold, KIND), one_word64(w3, threshold, KIND)
+        v0, v1, v2, v3 = v0 * amplitude, v1 * amplitude, v2 * amplitude, v3 * amplitude
+    elif KIND == "gaussian":
+        v0, v1 = box_muller(w0, w1, amplitude, EXACT)
+        v2, v3 = box_muller(w2, w3, amplitude, EXACT)
     else:
-        v0, v1 = one_word(w0, threshold, KIND, EXACT), one_word(w1, threshold, KIND, EXACT)
-        v2, v3 = one_word(w2, threshold, KIND, EXACT), one_word(w3, threshold, KIND, EXACT)
+        v0, v1 = one_word(w0, threshold, amplitude, KIND, EXACT), one_word(w1, threshold, amplitude, KIND, EXACT)
+        v2, v3 = one_word(w2, threshold, amplitude, KIND, EXACT), one_word(w3, threshold, amplitude, KIND, EXACT)
     return v0, v1, v2, v3
 
 
@@ -176,6 +213,12 @@ def stream_key(rng, ids, ids_row, sample, stream):
 
 
 @triton.jit
+def one(WIDE: tl.constexpr):
+    """The amplitude of eps itself."""
+    return tl.full((), 1.0, tl.float64 if WIDE else tl.float32)
+
+
+@triton.jit
 def impulse_threshold(p, KIND: tl.constexpr):
     """ceil(p 2^31), which fits 32 bits unsigned; 0 for kinds that read no p."""
     threshold = tl.full((), 0, tl.uint32)
@@ -185,17 +228,37 @@ def impulse_threshold(p, KIND: tl.constexpr):
 
 
 @triton.jit
-def eps_tile(
-    first, c1, c2, c3, k0, k1, threshold,
-    KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """eps of BLOCK elements from `first` on, a multiple of 4. A thread makes QUADS consecutive quads: what it stores."""
-    c0 = (first // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4 // QUADS).to(tl.uint32) * QUADS
-    v0, v1, v2, v3 = quad(c0, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE)
+def in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK] of quads v (and, where a thread has two in a row, u): no value leaves its thread."""
     if QUADS == 2:
-        u0, u1, u2, u3 = quad(c0 + 1, c1, c2, c3, k0, k1, threshold, KIND, EXACT, WIDE)
         v0, v1, v2, v3 = tl.join(v0, u0), tl.join(v1, u1), tl.join(v2, u2), tl.join(v3, u3)
     return tl.reshape(tl.join(tl.join(v0, v2), tl.join(v1, v3)), (BLOCK,))
+
+
+@triton.jit
+def below(count, QUADS: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK]: element < count, by one comparison an element with what is left for its quads."""
+    left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
+    return in_order(
+        left > 0, left > 1, left > 2, left > 3, left > 4, left > 5, left > 6, left > 7, QUADS, BLOCK
+    )
+
+
+@triton.jit
+def eps_tile(
+    first, c1, c2, c3, k0, k1, threshold, amplitude,
+    KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """amplitude eps of BLOCK elements from `first` on, a multiple of 4. A thread makes QUADS quads in a row: what it stores.
+
+    The amplitude is a scalar: it costs a multiplication for each pair, or none, where the element's would cost one each.
+    """
+    c0 = (first // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4 // QUADS).to(tl.uint32) * QUADS
+    v0, v1, v2, v3 = quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE)
+    u0, u1, u2, u3 = v0, v1, v2, v3
+    if QUADS == 2:
+        u0, u1, u2, u3 = quad(c0 + 1, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE)
+    return in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, BLOCK)
 
 
 @triton.jit
