@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, root, root_of_rest, scaled, sum_of_squares, valid_of
-from .words import below, eps_tile, impulse_threshold, one, stream_key
+from .tile import is_noisy, root, root_of_rest, scaled, valid_of
+from .words import below, eps_quads, eps_tile, impulse_threshold, in_order, one, stream_key, sum_of_squares_below
 
 
 @triton.jit
@@ -57,15 +57,19 @@ def add_noise_multimodal_kernel(
             amplitude = tl.where(scale == 0.0, 1.0, scale)  # what its squares are divided by
         c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
         threshold = impulse_threshold(p, KIND)
-        made = eps_tile(first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK)
+        v0, v1, v2, v3, u0, u1, u2, u3 = eps_quads(
+            first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK
+        )
+        made = in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, BLOCK)
         x = tl.load(x_ptr + base + at, mask=inside, other=0.0).to(high.dtype)
-        if partials is None:
-            y = tl.where(counts, scaled(x, made, high, low, QUADS == 1), 0.0)
-        else:
-            x, made = tl.where(counts, x, 0.0), tl.where(counts, made, 0.0)
-            y = tl.where(scale == 0.0, x, scaled(x, made, high, low, QUADS == 1))
-            total, squares = tl.sum(x).to(tl.float64), sum_of_squares(x, BLOCK)
-            eps_squares = sum_of_squares(made, BLOCK) / (amplitude.to(tl.float64) * amplitude.to(tl.float64))
+        y = scaled(x, made, high, low, QUADS == 1)
+        if partials is not None:
+            y = tl.where(scale == 0.0, x, y)
+            scaled_squares = sum_of_squares_below(v0, v1, v2, v3, u0, u1, u2, u3, count, QUADS, BLOCK)
+            eps_squares = (scaled_squares / (amplitude * amplitude)).to(tl.float64)
+            x = tl.where(counts, x, 0.0)
+            total, squares = tl.sum(x).to(tl.float64), tl.sum(x * x).to(tl.float64)
+        y = tl.where(counts, y, 0.0)
         tl.store(y_ptr + base + at, y.to(y_ptr.dtype.element_ty), mask=inside)
         if eps is not None:  # the same words: only the last multiplication is done again
             bare = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, BLOCK)
@@ -143,6 +147,8 @@ def planned(
     """The launch over contiguous xs and ys."""
     rows = [row_of(x) for x in xs]
     tiles = tiling(rows, xs[0].dtype)
+    if len(xs) > 1 and xs[0].element_size() == 2 and not return_stats:
+        tiles["BLOCK"] *= 2  # choosing the modality costs instructions, which twice the elements share
     ends, programs = [], 0
     for x, row in zip(xs, rows, strict=True):
         programs += len(x) * triton.cdiv(row, tiles["BLOCK"])
@@ -175,7 +181,8 @@ def planned(
         "lengths_column": lengths_column,
     }
     constants = {"KIND": kind, **precision(xs[0].dtype), **tiles}
-    registers = 96 if return_stats else 64
+    # ptxas balances its pipes best under these bounds (bench/roofline.py).
+    registers = 96 if return_stats else 64 if len(xs) > 1 and xs[0].element_size() == 2 else 48
     return Launch(add_noise_multimodal_kernel, programs, args, constants, registers=registers)
 
 

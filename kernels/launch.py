@@ -52,9 +52,8 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def tiling(rows: list[int], dtype: torch.dtype) -> dict[str, int]:
-    """BLOCK elements a tile, 16 for each thread (32 of 16 bits); UNIT, which every row is known to be a multiple of."""
-    block = 4096 if dtype.itemsize == 2 else 2048
-    return {"UNIT": 8 if all(row % 8 == 0 for row in rows) else 1, "BLOCK": block}
+    """BLOCK elements a tile, 16 for each thread; UNIT, which every row is known to be a multiple of."""
+    return {"UNIT": 8 if all(row % 8 == 0 for row in rows) else 1, "BLOCK": 16 * 32 * WARPS}
 
 
 def strides(t: Tensor | None, count: int) -> list[int]:

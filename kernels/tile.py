@@ -55,11 +55,3 @@ def scaled(x, plus, high, low, ROUND_ONCE: tl.constexpr):
     else:
         y = tl.fma(x, high + low, plus)
     return y
-
-
-@triton.jit
-def sum_of_squares(x, BLOCK: tl.constexpr):
-    """Four consecutive elements at a time, which a thread has: a fused multiply-add for three of four."""
-    a, b = tl.split(tl.reshape(x, (BLOCK // 2, 2)))
-    pairs = tl.fma(a, a, b * b)
-    return tl.sum(pairs).to(tl.float64)

@@ -1,6 +1,6 @@
 """Device functions of the noise contract: Philox words, and the values made of them (docs/noise_contract.md).
 
-The polynomials and their order are csrc/gaussian.h's and csrc/vae.h's: with fused multiply-add (which `tl.fma` is when
+The polynomials and their order are csrc/gaussian.h's: with fused multiply-add (which `tl.fma` is when
 compiled) float32 values are the CPU's to the bit. `EXACT` chooses them; without it the special-function unit serves,
 within 1e-3, for bfloat16 and float16.
 """
@@ -17,6 +17,7 @@ SQRT = tl.constexpr("sqrt.approx.ftz.f32 $0, $1;")
 LG2 = tl.constexpr("lg2.approx.ftz.f32 $0, $1;")
 SIN = tl.constexpr("sin.approx.ftz.f32 $0, $1;")
 COS = tl.constexpr("cos.approx.ftz.f32 $0, $1;")
+EX2 = tl.constexpr("ex2.approx.ftz.f32 $0, $1;")
 
 
 def _hex(*values: str) -> tuple[tl.constexpr, ...]:
@@ -29,10 +30,7 @@ L0, L1, L2, L3, L4, L5, L6, L7 = _hex(
 )  # fmt: skip
 S0, S1, S2 = _hex("-0x1.555546p-3", "0x1.11076p-7", "-0x1.994eb4p-13")
 C0, C1, C2 = _hex("0x1.55554ap-5", "-0x1.6c0c8cp-10", "0x1.9a025cp-16")
-E0, E1, E2, E3, E4, E5 = _hex(
-    "0x1p-1", "0x1.555556p-3", "0x1.55548p-5", "0x1.11107ep-7", "0x1.6d967p-10", "0x1.a1b7e4p-13"
-)
-LN2_HIGH, LN2_LOW, LOG2_E, MINUS_TWO_LN2 = _hex("-0x1.62e4p-1", "-0x1.7f7d1cp-20", "0x1.715476p+0", "-0x1.62e43p+0")
+HALF_LOG2_E, MINUS_TWO_LN2 = _hex("0x1.715476p-1", "-0x1.62e43p+0")
 TURN, SQRT3, TWICE_SQRT3, LAPLACE = _hex("0x1.921fb6p-30", "-0x1.bb67aep+0", "0x1.bb67aep+1", "0x1.6a09e6p-2")
 
 
@@ -87,6 +85,8 @@ def special(x, NAME: tl.constexpr, ASM: tl.constexpr):
             y = tl.sqrt(x)
         elif NAME == "lg2":
             y = tl.log2(x)
+        elif NAME == "ex2":
+            y = tl.exp2(x)
         elif NAME == "sin":
             y = tl.sin(x)
         else:
@@ -245,11 +245,11 @@ def below(count, QUADS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def eps_tile(
+def eps_quads(
     first, c1, c2, c3, k0, k1, threshold, amplitude,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """amplitude eps of BLOCK elements from `first` on, a multiple of 4. A thread makes QUADS quads in a row: what it stores.
+    """amplitude eps of BLOCK elements from `first` on, a multiple of 4, as in_order takes them.
 
     The amplitude is a scalar: it costs a multiplication for each pair, or none, where the element's would cost one each.
     """
@@ -258,21 +258,32 @@ def eps_tile(
     u0, u1, u2, u3 = v0, v1, v2, v3
     if QUADS == 2:
         u0, u1, u2, u3 = quad(c0 + 1, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE)
-    return in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, BLOCK)
+    return v0, v1, v2, v3, u0, u1, u2, u3
 
 
 @triton.jit
-def exp_and_expm1(x):
-    """exp(x) and exp(x) - 1, float32."""
-    bounded = tl.where(x > 89.0, 89.0, tl.where(x < -104.0, -104.0, x))
-    shifted = tl.fma(bounded, LOG2_E, 12582912.0)  # 1.5 2^23 rounds x / ln 2 to nearest
-    n = shifted - 12582912.0
-    r = tl.fma(n, LN2_LOW, tl.fma(n, LN2_HIGH, bounded))
-    p = tl.fma(tl.fma(tl.fma(tl.fma(tl.fma(r, E5, E4), r, E3), r, E2), r, E1), r, E0)
-    q = tl.fma(r * r, p, r)
-    whole = shifted.to(tl.int32, bitcast=True) - 0x4B400000
-    half = whole >> 1
-    a = ((half + 127) << 23).to(tl.float32, bitcast=True)
-    b = ((whole - half + 127) << 23).to(tl.float32, bitcast=True)
-    grown, exp = a * b, tl.fma(a, q, a) * b
-    return exp, tl.where(n > 32.0, exp, tl.fma(grown, q, grown - 1.0))
+def sum_of_squares_below(
+    v0, v1, v2, v3, u0, u1, u2, u3, count, QUADS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Of the first `count` elements, added as a tree; taken before a layout could change."""
+    left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
+    a, b = tl.where(left > 0, v0, 0.0), tl.where(left > 1, v1, 0.0)
+    c, d = tl.where(left > 2, v2, 0.0), tl.where(left > 3, v3, 0.0)
+    squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, a * a)))
+    if QUADS == 2:
+        a, b = tl.where(left > 4, u0, 0.0), tl.where(left > 5, u1, 0.0)
+        c, d = tl.where(left > 6, u2, 0.0), tl.where(left > 7, u3, 0.0)
+        squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, tl.fma(a, a, squares))))
+    return tl.sum(squares)
+
+
+@triton.jit
+def eps_tile(
+    first, c1, c2, c3, k0, k1, threshold, amplitude,
+    KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The same as [BLOCK]."""
+    v0, v1, v2, v3, u0, u1, u2, u3 = eps_quads(
+        first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK
+    )
+    return in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, BLOCK)
