@@ -6,7 +6,7 @@ ARGS ?=
 TORCHES ?= 2.13.0 2.14.1
 AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: help setup train test test-slow test-torch-matrix bench sanitize neon lint clean
+.PHONY: help setup train test test-slow test-torch-matrix bench roofline sanitize instructions neon lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -17,8 +17,9 @@ setup: $(READY)  ## create .venv, install, build the C++ libraries
 train: $(READY)  ## train and evaluate NMER on the embedded data set (ARGS="--snr -20" to change it)
 	$(BIN)/python -m nmer_fast.train --compile $(ARGS)
 
-test: $(READY)  ## all fast tests, under 10 minutes on two cores
+test: $(READY)  ## all fast tests, under 10 minutes on two cores; the Triton kernels in its interpreter
 	$(BIN)/python -m pytest $(ARGS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_interpreted.py
 
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -26,6 +27,9 @@ test-slow: $(READY)  ## the tests that take minutes each
 bench: $(READY)  ## throughput of the noise and VAE ops beside what a user would write instead (ARGS=--quick)
 	$(BIN)/python bench/noise_throughput.py $(ARGS)
 	$(BIN)/python bench/vae_throughput.py $(ARGS)
+
+roofline: $(READY)  ## what the compiled Triton kernels would ask of an A100 and an H100, read from their machine code
+	$(BIN)/python bench/roofline.py $(ARGS)
 
 sanitize: $(READY)  ## the C++ kernels' own tests, under AddressSanitizer and UndefinedBehaviorSanitizer
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
@@ -42,6 +46,14 @@ test-torch-matrix: $(READY)  ## one wheel, the op tests under each of TORCHES (o
 		echo "torch $$torch"; \
 		(cd build/matrix && $$torch/bin/python -m nmer_fast.ops && $$torch/bin/python -m pytest -q -m "not slow" tests/ops); \
 	done
+
+instructions: $(READY)  ## instructions an element of the CPU kernels, counted by valgrind's callgrind (AVX2: it knows no AVX-512)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/count -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/count
+	@for what in gaussian impulse statistics reparameterize_kl reparameterize_kl_backward; do for type in float32 bfloat16 float16; do \
+		for repeats in 100 200; do valgrind --tool=callgrind --callgrind-out-file=/dev/null \
+			build/count/kernels_count avx2 $$what $$type $$repeats 2>&1 | sed -n 's/.*refs: *//p' | tr -d ','; done \
+		| paste -s | awk -v name="$$what, $$type" '{ printf "%-45s%7.2f\n", name, ($$2 - $$1) / 409600 }'; done; done
 
 neon:  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux-gnu); with qemu-user their tests run too
 	cmake -S . -B build/neon -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \

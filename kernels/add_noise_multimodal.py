@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
 from .tile import is_noisy, root, root_of_rest, scaled, valid_of
-from .words import below, eps_quads, eps_tile, impulse_threshold, in_order, one, stream_key, sum_of_squares_below
+from .words import below, eps_quads, eps_tile, impulse_threshold, in_order, one, squares_below, stream_key
 
 
 @triton.jit
@@ -22,19 +22,34 @@ def add_noise_multimodal_kernel(
     rows, steps, step_sizes, ends, streams,
     alpha_row, alpha_column, ids_row, noisy_row, noisy_column, lengths_row, lengths_column,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known."""
+    """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known.
+
+    A tile goes in PARTS, one after the other: twice the elements share what is done once, in the registers of one part.
+    """
     tile = tl.program_id(0)
-    # The program's modality, by selection: one path of code for all.
-    x_ptr, y_ptr, row, start, m = xs[0], ys[0], rows[0], 0, 0
-    step_count, step_size, stream_id = steps[0], step_sizes[0], streams[0]
-    for i in tl.static_range(1, len(xs)):
-        later = tile >= ends[i - 1]
-        x_ptr, y_ptr = tl.where(later, xs[i], x_ptr), tl.where(later, ys[i], y_ptr)
-        row, start, m = tl.where(later, rows[i], row), tl.where(later, ends[i - 1], start), tl.where(later, i, m)
-        step_count, step_size = tl.where(later, steps[i], step_count), tl.where(later, step_sizes[i], step_size)
-        stream_id = tl.where(later, streams[i], stream_id)
+    # The program's modality, by selection: one path of code for all. Sums of what is chosen and zeros, because LLVM makes
+    # of a choice between two parameters a load from a chosen address.
+    row, start, m, step_count, step_size, stream_id = rows[0], 0, 0, steps[0], step_sizes[0], streams[0]
+    x_ptr, y_ptr = xs[0], ys[0]
+    if len(xs) > 1:
+        SIZE: tl.constexpr = xs[0].dtype.element_ty.primitive_bitwidth // 8
+        row, step_count, step_size, stream_id = 0, 0, 0, 0
+        to_x, to_y = tl.full((), 0, tl.int64), tl.full((), 0, tl.int64)
+        for i in tl.static_range(len(xs)):
+            mine = tile < ends[i]
+            if i > 0:
+                mine = mine & (tile >= ends[i - 1])
+                start += tl.where(mine, ends[i - 1], 0)
+                to_x += tl.where(mine, (xs[i].to(tl.int64) - xs[0].to(tl.int64)) // SIZE, 0)
+                to_y += tl.where(mine, (ys[i].to(tl.int64) - ys[0].to(tl.int64)) // SIZE, 0)
+            m += tl.where(mine, i, 0)
+            row += tl.where(mine, rows[i], 0)
+            step_count += tl.where(mine, steps[i], 0)
+            step_size += tl.where(mine, step_sizes[i], 0)
+            stream_id += tl.where(mine, streams[i], 0)
+        x_ptr, y_ptr = xs[0] + tl.multiple_of(to_x, UNIT), ys[0] + tl.multiple_of(to_y, UNIT)
     chunks = tl.cdiv(row, BLOCK // UNIT)
     sample, chunk = tl.cast((tile - start) // chunks, tl.int64), (tile - start) % chunks
     first = tl.cast(chunk, tl.int64) * BLOCK
@@ -44,8 +59,9 @@ def add_noise_multimodal_kernel(
     count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
     flag = is_noisy(noisy, sample * noisy_row + m * noisy_column)
     # Loads and stores are masked by the row's end, whose divisibility keeps them 128 bits wide; values by the length.
-    at = tl.arange(0, BLOCK)
-    inside, counts, base = at < left, below(count, QUADS, BLOCK), sample * elements + first
+    PART: tl.constexpr = BLOCK // PARTS
+    at = tl.arange(0, PART)
+    base = sample * elements + first
     total = tl.full((), 0.0, tl.float64)
     squares, eps_squares = total, total
     if (count > 0) & flag:
@@ -57,31 +73,43 @@ def add_noise_multimodal_kernel(
             amplitude = tl.where(scale == 0.0, 1.0, scale)  # what its squares are divided by
         c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
         threshold = impulse_threshold(p, KIND)
-        v0, v1, v2, v3, u0, u1, u2, u3 = eps_quads(
-            first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK
-        )
-        made = in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, BLOCK)
-        x = tl.load(x_ptr + base + at, mask=inside, other=0.0).to(high.dtype)
-        y = scaled(x, made, high, low, QUADS == 1)
+        x_sums = tl.zeros((PART,), high.dtype)
+        x_squares, made_squares = x_sums, tl.zeros((PART // 4 // QUADS,), high.dtype)
+        for i in tl.static_range(PARTS):
+            here = i * PART
+            v0, v1, v2, v3, u0, u1, u2, u3 = eps_quads(
+                first + here, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, PART
+            )
+            made = in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS, PART)
+            inside, counts = at < left - here, below(count - here, QUADS, PART)
+            x = tl.load(x_ptr + base + here + at, mask=inside, other=0.0).to(high.dtype)
+            y = scaled(x, made, high, low, QUADS == 1)
+            if partials is not None:
+                y = tl.where(scale == 0.0, x, y)
+                made_squares = squares_below(
+                    v0, v1, v2, v3, u0, u1, u2, u3, count - here, made_squares, QUADS, PART
+                )
+                x = tl.where(counts, x, 0.0)
+                x_sums, x_squares = x_sums + x, tl.fma(x, x, x_squares)
+            y = tl.where(counts, y, 0.0)
+            tl.store(y_ptr + base + here + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+            if eps is not None:  # the same words: only the last multiplication is done again
+                bare = eps_tile(first + here, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, PART)
+                tl.store(eps + base + here + at, tl.where(counts, bare, 0.0).to(eps.dtype.element_ty), mask=inside)
         if partials is not None:
-            y = tl.where(scale == 0.0, x, y)
-            scaled_squares = sum_of_squares_below(v0, v1, v2, v3, u0, u1, u2, u3, count, QUADS, BLOCK)
-            eps_squares = (scaled_squares / (amplitude * amplitude)).to(tl.float64)
-            x = tl.where(counts, x, 0.0)
-            total, squares = tl.sum(x).to(tl.float64), tl.sum(x * x).to(tl.float64)
-        y = tl.where(counts, y, 0.0)
-        tl.store(y_ptr + base + at, y.to(y_ptr.dtype.element_ty), mask=inside)
-        if eps is not None:  # the same words: only the last multiplication is done again
-            bare = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, BLOCK)
-            tl.store(eps + base + at, tl.where(counts, bare, 0.0).to(eps.dtype.element_ty), mask=inside)
+            total, squares = tl.sum(x_sums).to(tl.float64), tl.sum(x_squares).to(tl.float64)
+            eps_squares = (tl.sum(made_squares) / (amplitude * amplitude)).to(tl.float64)
     else:
-        if count > 0:
-            x = tl.load(x_ptr + base + at, mask=inside, other=0.0)
-            tl.store(y_ptr + base + at, tl.where(counts, x, 0.0), mask=inside)
-        else:
-            tl.store(y_ptr + base + at, tl.zeros((BLOCK,), y_ptr.dtype.element_ty), mask=inside)
-        if eps is not None:
-            tl.store(eps + base + at, tl.zeros((BLOCK,), eps.dtype.element_ty), mask=inside)
+        for i in tl.static_range(PARTS):
+            here = i * PART
+            inside = at < left - here
+            kept = tl.zeros((PART,), y_ptr.dtype.element_ty)
+            if count > here:
+                kept = tl.load(x_ptr + base + here + at, mask=inside, other=0.0)
+                kept = tl.where(below(count - here, QUADS, PART), kept, 0.0).to(y_ptr.dtype.element_ty)
+            tl.store(y_ptr + base + here + at, kept, mask=inside)
+            if eps is not None:
+                tl.store(eps + base + here + at, tl.zeros((PART,), eps.dtype.element_ty), mask=inside)
     if partials is not None:
         to = partials + tl.cast(tile, tl.int64) * 4
         tl.store(to, tl.where(flag, count, 0).to(tl.float64))
@@ -146,9 +174,9 @@ def planned(
 ) -> Launch:
     """The launch over contiguous xs and ys."""
     rows = [row_of(x) for x in xs]
-    tiles = tiling(rows, xs[0].dtype)
-    if len(xs) > 1 and xs[0].element_size() == 2 and not return_stats:
-        tiles["BLOCK"] *= 2  # choosing the modality costs instructions, which twice the elements share
+    tiles = tiling(rows, [*xs, *ys])
+    parts = 2 if return_stats or len(xs) > 1 else 1
+    tiles["BLOCK"] *= parts
     ends, programs = [], 0
     for x, row in zip(xs, rows, strict=True):
         programs += len(x) * triton.cdiv(row, tiles["BLOCK"])
@@ -180,7 +208,7 @@ def planned(
         "lengths_row": lengths_row,
         "lengths_column": lengths_column,
     }
-    constants = {"KIND": kind, **precision(xs[0].dtype), **tiles}
+    constants = {"KIND": kind, "PARTS": parts, **precision(xs[0].dtype), **tiles}
     # ptxas balances its pipes best under these bounds (bench/roofline.py).
     registers = 96 if return_stats else 64 if len(xs) > 1 and xs[0].element_size() == 2 else 48
     return Launch(add_noise_multimodal_kernel, programs, args, constants, registers=registers)

@@ -51,9 +51,10 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
     return {"EXACT": dtype == torch.float32, "WIDE": dtype == torch.float64, "QUADS": 2 if dtype.itemsize == 2 else 1}
 
 
-def tiling(rows: list[int], dtype: torch.dtype) -> dict[str, int]:
-    """BLOCK elements a tile, 16 for each thread; UNIT, which every row is known to be a multiple of."""
-    return {"UNIT": 8 if all(row % 8 == 0 for row in rows) else 1, "BLOCK": 16 * 32 * WARPS}
+def tiling(rows: list[int], tensors: list[Tensor]) -> dict[str, int]:
+    """BLOCK elements a tile, 16 for each thread; UNIT, which every row and address is known to be a multiple of."""
+    whole = all(row % 8 == 0 for row in rows) and all(t.data_ptr() % 16 == 0 for t in tensors)
+    return {"UNIT": 8 if whole else 1, "BLOCK": 16 * 32 * WARPS}
 
 
 def strides(t: Tensor | None, count: int) -> list[int]:

@@ -74,7 +74,7 @@ def planned(
 ) -> Launch:
     """The launch over contiguous x, eps and y."""
     row, (steps, step_size) = row_of(x), steps_of(x)
-    tiles = tiling([row], x.dtype)
+    tiles = tiling([row], [x, y] if eps is None else [x, eps, y])
     args = {
         "x": x,
         "eps": eps,

@@ -66,7 +66,7 @@ def planned(
 ) -> Launch:
     """The launch over contiguous eps."""
     row, (steps, step_size) = row_of(eps), steps_of(eps)
-    tiles = tiling([row], eps.dtype)
+    tiles = tiling([row], [eps])
     args = {
         "eps": eps,
         "rng": rng.contiguous(),

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, precision, row_of, run, strides
+from .launch import Launch, precision, row_of, run, strides, tiling
 from .words import EX2, HALF_LOG2_E, eps_tile, one, special, stream_key
 
 
@@ -155,4 +155,4 @@ def _tiling(mu: Tensor) -> tuple[dict[str, int], int]:
     """Latents are short rows: a tile no longer than a row needs, and a warp for each 32 bytes of its 32 threads."""
     row = row_of(mu)
     block = min(1024, max(256, triton.next_power_of_2(row)))
-    return {"UNIT": 8 if row % 8 == 0 else 1, "BLOCK": block}, max(1, block * mu.element_size() // 1024)
+    return {**tiling([row], [mu]), "BLOCK": block}, max(1, block * mu.element_size() // 1024)

@@ -262,19 +262,17 @@ def eps_quads(
 
 
 @triton.jit
-def sum_of_squares_below(
-    v0, v1, v2, v3, u0, u1, u2, u3, count, QUADS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Of the first `count` elements, added as a tree; taken before a layout could change."""
+def squares_below(v0, v1, v2, v3, u0, u1, u2, u3, count, so_far, QUADS: tl.constexpr, BLOCK: tl.constexpr):
+    """so_far and the squares of the first `count` elements, quad by quad: before a layout could change."""
     left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
     a, b = tl.where(left > 0, v0, 0.0), tl.where(left > 1, v1, 0.0)
     c, d = tl.where(left > 2, v2, 0.0), tl.where(left > 3, v3, 0.0)
-    squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, a * a)))
+    squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, tl.fma(a, a, so_far))))
     if QUADS == 2:
         a, b = tl.where(left > 4, u0, 0.0), tl.where(left > 5, u1, 0.0)
         c, d = tl.where(left > 6, u2, 0.0), tl.where(left > 7, u3, 0.0)
         squares = tl.fma(d, d, tl.fma(c, c, tl.fma(b, b, tl.fma(a, a, squares))))
-    return tl.sum(squares)
+    return squares
 
 
 @triton.jit

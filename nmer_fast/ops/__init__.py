@@ -3,6 +3,7 @@
 The same sample gets the same noise on every device and at every batch size, eager or compiled.
 """
 
+from . import _cuda
 from ._args import rng_tensor
 from ._library import load_compiled
 from .lstm import lstm_max_pool
@@ -26,3 +27,5 @@ __all__ = [
 
 compiled: bool = load_compiled()
 """Whether the C++ kernels are loaded."""
+
+_cuda.register()

@@ -1,19 +1,28 @@
 """python -m nmer_fast.ops: which backends serve, on what, and the versions that results depend on."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from . import compiled
 from ._library import COMPILED, isa, isas
 
+
+def cuda() -> str:
+    """What serves on a GPU."""
+    try:
+        return f"Triton {version('triton')}, not yet run on a GPU"
+    except PackageNotFoundError:
+        return "plain PyTorch (the reference)"
+
+
 rows = {
     "nmer_fast": version("nmer_fast"),
     "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
     "python": f"{platform.python_version()}, {platform.machine()}",
     "CPU": f"C++, {isa()} of {', '.join(isas())} ({COMPILED.name})" if compiled else "plain PyTorch (the reference)",
-    "CUDA": "plain PyTorch (the reference)" if torch.cuda.is_available() else "not here",
+    "CUDA": f"{cuda()}; {'here' if torch.cuda.is_available() else 'not here'}",
 }
 for name, value in rows.items():
     print(f"{name:10}{value}")
