@@ -4,9 +4,10 @@ READY := .venv/.ready
 ARGS ?=
 
 TORCHES ?= 2.13.0 2.14.1
+TRITONS ?= 3.6.0 3.7.1 3.8.0 3.9.0
 AARCH64 ?= aarch64-linux-gnu-g++
 
-.PHONY: help setup train test test-slow test-torch-matrix bench roofline sanitize instructions neon lint clean
+.PHONY: help setup train test test-slow test-torch-matrix test-triton-matrix bench roofline sanitize instructions neon lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -47,6 +48,15 @@ test-torch-matrix: $(READY)  ## one wheel, the op tests under each of TORCHES (o
 		(cd build/matrix && $$torch/bin/python -m nmer_fast.ops && $$torch/bin/python -m pytest -q -m "not slow" tests/ops); \
 	done
 
+test-triton-matrix: $(READY)  ## the Triton kernels, interpreted, compiled and counted, under each of TRITONS
+	set -e; for triton in $(TRITONS); do \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton/$$triton triton==$$triton; \
+		export PYTHONPATH="$(CURDIR)/build/triton/$$triton"; echo "triton $$triton"; \
+		TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_interpreted.py; \
+		$(BIN)/python -m pytest tests/kernels/test_compiled.py; \
+		$(BIN)/python bench/roofline.py --check > build/triton/$$triton.txt || tail -3 build/triton/$$triton.txt; \
+	done
+
 instructions: $(READY)  ## instructions an element of the CPU kernels, counted by valgrind's callgrind (AVX2: it knows no AVX-512)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/count -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/count
@@ -55,10 +65,11 @@ instructions: $(READY)  ## instructions an element of the CPU kernels, counted b
 			build/count/kernels_count avx2 $$what $$type $$repeats 2>&1 | sed -n 's/.*refs: *//p' | tr -d ','; done \
 		| paste -s | awk -v name="$$what, $$type" '{ printf "%-45s%7.2f\n", name, ($$2 - $$1) / 409600 }'; done; done
 
-neon:  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux-gnu); with qemu-user their tests run too
-	cmake -S . -B build/neon -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
-		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(AARCH64) -DCMAKE_EXE_LINKER_FLAGS=-static
-	cmake --build build/neon
+neon: $(READY)  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux-gnu); with qemu-user their tests run too
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/neon -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(AARCH64) \
+		-DCMAKE_EXE_LINKER_FLAGS=-static --log-level=WARNING
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/neon
 	! command -v qemu-aarch64 || qemu-aarch64 build/neon/kernels_test
 
 lint: $(READY)  ## ruff, and mypy on the package

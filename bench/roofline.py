@@ -1,9 +1,9 @@
-"""What the compiled Triton kernels ask of a GPU, read from their machine code; no GPU is needed. A prediction, not a timing.
+"""What the compiled Triton kernels ask of a GPU, read from their machine code, without one. A prediction, not a timing.
 
-Each kernel is compiled for sm_80 and sm_90 as its launch would compile it. On the longest path through its SASS (a tile that
-is noisy; a loop taken once) the instructions of each pipe are counted, by the clocks that a warp instruction holds the pipe;
-the busiest pipe is set against the memory floor: bytes read and written at the device's bandwidth. Below 1 memory decides.
-Not modelled: latency, caches, clocks under load, the launch. `python bench/noise_throughput.py` on a GPU checks it.
+Each kernel is compiled for sm_80 and sm_90 as its launch would compile it. On the longest path through its SASS (a tile
+that is noisy; a loop taken once) the instructions of each pipe are counted, by the clocks that a warp instruction holds
+the pipe; the busiest pipe is set against the memory floor: bytes read and written at the device's bandwidth. Below 1
+memory decides. Not modelled: latency, caches, clocks under load, the launch. `make bench` on a GPU checks it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,13 +36,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Device:
-    """Bytes from memory for each clock of an SM, its SMs and clock, and the clocks that a warp instruction holds a pipe."""
+    """Bytes from memory for each clock of an SM, its SMs and clock, and the clocks that an FFMA holds its pipe."""
 
     name: str
     bytes_per_clock: float
     sms: int
     ghz: float
-    fma: int  # FFMA; integer multiplications take 2, wide ones 4, on both
+    fma: int  # integer multiplications take 2, wide ones 4, on both
 
 
 DEVICES = {80: Device("A100 80 GB", 13.39, 108, 1.41, 2), 90: Device("H100 SXM", 14.46, 132, 1.755, 1)}
@@ -52,12 +51,12 @@ ALU = (
     "VABSDIFF CS2R FSET FCHK"
 )
 PIPES: dict[str, tuple[str, int]] = {
-    **dict.fromkeys("FFMA FMUL FADD HFMA2 HADD2 HMUL2".split(), ("fma", 0)),  # 0: the device's
+    **dict.fromkeys(["FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2"], ("fma", 0)),  # 0: the device's
     "IMAD": ("fma", 2),
     **dict.fromkeys(ALU.split(), ("alu", 2)),
-    **dict.fromkeys("MUFU I2F I2FP F2I F2F FRND FLO POPC".split(), ("xu", 8)),
-    **dict.fromkeys("DADD DMUL DFMA DSETP".split(), ("fp64", 4)),
-    **dict.fromkeys("LDG STG LDS STS LDL STL SHFL LDC BAR".split(), ("lsu", 8)),
+    **dict.fromkeys(["MUFU", "I2F", "I2FP", "F2I", "F2F", "FRND", "FLO", "POPC"], ("xu", 8)),
+    **dict.fromkeys(["DADD", "DMUL", "DFMA", "DSETP"], ("fp64", 4)),
+    **dict.fromkeys(["LDG", "STG", "LDS", "STS", "LDL", "STL", "SHFL", "LDC", "BAR"], ("lsu", 8)),
 }
 
 
@@ -157,7 +156,18 @@ def single(dtype: str, kind: str, most: float) -> Case:
     keep, p = torch.empty(B, 1, dtype=torch.float64), torch.empty((), dtype=torch.float64)
     rng = torch.empty(2, dtype=torch.int64)
     launch = add_noise_multimodal.planned(
-        [x], [torch.empty_like(x)], None, keep, rng, None, None, None, p if kind == "impulse" else None, [2], kind, False
+        [x],
+        [torch.empty_like(x)],
+        None,
+        keep,
+        rng,
+        None,
+        None,
+        None,
+        p if kind == "impulse" else None,
+        [2],
+        kind,
+        False,
     )
     return Case(f"add_noise, {kind}", dtype, launch, launch.constants["BLOCK"], 2 * x.element_size(), most)
 
@@ -311,8 +321,25 @@ def main() -> None:
 
 
 def _print(found: list[Prediction]) -> None:
-    table = Table(title="predicted from machine code, not run on a GPU: clocks of an SM an element", title_justify="left")
-    for column in ("kernel", "dtype", "sm", "regs", "128 bits", "instr", "fma", "alu", "xu", "issue", "floor", "busiest/floor", "gate", "ps"):
+    table = Table(
+        title="predicted from machine code, not run on a GPU: clocks of an SM an element", title_justify="left"
+    )
+    for column in (
+        "kernel",
+        "dtype",
+        "sm",
+        "regs",
+        "128 bits",
+        "instr",
+        "fma",
+        "alu",
+        "xu",
+        "issue",
+        "floor",
+        "busiest/floor",
+        "gate",
+        "ps",
+    ):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     for f in found:
         cells = (f.kernel, f.dtype, str(f.sm), str(f.registers), f"{f.wide:.0%}", f"{f.instructions:.1f}")
@@ -337,7 +364,9 @@ def _plot(path: Path, found: list[Prediction]) -> None:
         if f.gate is not None:
             ax.plot([f.gate, f.gate], [i - 0.4, i + 0.4], color="black", lw=1.5)
     ax.axvline(1, color="grey", lw=0.8, ls="--")
-    ax.set_xlabel("busiest pipe over memory floor, A100 (predicted; black: the gate; right of 1 arithmetic decides)", fontsize=8)
+    ax.set_xlabel(
+        "busiest pipe over memory floor, A100 (predicted; black: the gate; right of 1 arithmetic decides)", fontsize=8
+    )
     figure.savefig(path, dpi=110)
 
 

@@ -29,8 +29,8 @@ def add_noise_multimodal_kernel(
     A tile goes in PARTS, one after the other: twice the elements share what is done once, in the registers of one part.
     """
     tile = tl.program_id(0)
-    # The program's modality, by selection: one path of code for all. Sums of what is chosen and zeros, because LLVM makes
-    # of a choice between two parameters a load from a chosen address.
+    # The program's modality, by selection: one path of code for all. By sums of what is chosen and zeros: LLVM would
+    # make of a choice between two parameters a load from a chosen address.
     row, start, m, step_count, step_size, stream_id = rows[0], 0, 0, steps[0], step_sizes[0], streams[0]
     x_ptr, y_ptr = xs[0], ys[0]
     if len(xs) > 1:
@@ -86,9 +86,7 @@ def add_noise_multimodal_kernel(
             y = scaled(x, made, high, low, QUADS == 1)
             if partials is not None:
                 y = tl.where(scale == 0.0, x, y)
-                made_squares = squares_below(
-                    v0, v1, v2, v3, u0, u1, u2, u3, count - here, made_squares, QUADS, PART
-                )
+                made_squares = squares_below(v0, v1, v2, v3, u0, u1, u2, u3, count - here, made_squares, QUADS, PART)
                 x = tl.where(counts, x, 0.0)
                 x_sums, x_squares = x_sums + x, tl.fma(x, x, x_squares)
             y = tl.where(counts, y, 0.0)

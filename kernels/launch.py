@@ -1,4 +1,4 @@
-"""How kernels are launched: one description of a launch, which a GPU runs, and which tests compile and run without one."""
+"""How kernels are launched: a launch is data, which a GPU runs, and which tests compile and run without one."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def mix_noise_kernel(
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps a scaling: by sqrt(a), or sqrt(1 - a) where OF_NOISE."""
+    """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps x scaled, by sqrt(1 - a) where OF_NOISE."""
     tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
     sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
     first = chunk.to(tl.int64) * BLOCK

@@ -13,7 +13,7 @@ from .words import EX2, HALF_LOG2_E, eps_tile, one, special, stream_key
 
 @triton.jit
 def exps(logvar, WIDE: tl.constexpr):
-    """exp(logvar / 2), relative error 2^-21 up to |logvar| = 11, and exp(logvar) - 1, within that of exp(logvar) + 1."""
+    """exp(logvar / 2), relative error 2^-21 up to |logvar| = 11, and exp(logvar) - 1, to that of exp(logvar) + 1."""
     if WIDE:
         sigma = tl.exp(0.5 * logvar)
         s = logvar  # the series where the difference cancels: relative error below 2^-53 for |logvar| < 2^-6

@@ -145,7 +145,7 @@ def signed_by_bit_0(magnitude, w):
 
 @triton.jit
 def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
-    """amplitude times a value of the kinds of one word an element."""
+    """Amplitude times a value of the kinds of one word an element."""
     if KIND == "impulse":
         value = tl.where((w >> 1) < threshold, signed_by_bit_0(amplitude, w), 0.0)
     elif KIND == "uniform":
@@ -239,9 +239,7 @@ def in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS: tl.constexpr, BLOCK: tl.cons
 def below(count, QUADS: tl.constexpr, BLOCK: tl.constexpr):
     """[BLOCK]: element < count, by one comparison an element with what is left for its quads."""
     left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
-    return in_order(
-        left > 0, left > 1, left > 2, left > 3, left > 4, left > 5, left > 6, left > 7, QUADS, BLOCK
-    )
+    return in_order(left > 0, left > 1, left > 2, left > 3, left > 4, left > 5, left > 6, left > 7, QUADS, BLOCK)
 
 
 @triton.jit
@@ -249,9 +247,9 @@ def eps_quads(
     first, c1, c2, c3, k0, k1, threshold, amplitude,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """amplitude eps of BLOCK elements from `first` on, a multiple of 4, as in_order takes them.
+    """Amplitude eps of BLOCK elements from `first` on, a multiple of 4, as in_order takes them.
 
-    The amplitude is a scalar: it costs a multiplication for each pair, or none, where the element's would cost one each.
+    The amplitude is a scalar: it costs a multiplication for each pair, or none, not one for each element.
     """
     c0 = (first // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4 // QUADS).to(tl.uint32) * QUADS
     v0, v1, v2, v3 = quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE)

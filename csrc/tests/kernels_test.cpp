@@ -106,7 +106,7 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
-int transform_failures(const char* isa) {
+int transform_failures([[maybe_unused]] const char* isa) {
 #if defined(__x86_64__)
   if (std::strcmp(isa, "avx2") == 0) return avx2::transform_failures();
   if (std::strcmp(isa, "avx512") == 0) return avx512::transform_failures();

@@ -18,14 +18,14 @@ if not (TOOLS / "ptx_run.py").exists():
     pytest.skip("../shared/tools/ptx_run.py is not here", allow_module_level=True)
 sys.path.insert(0, str(TOOLS))
 
-from ptx_run import run_triton  # noqa: E402
+from ptx_run import run_triton
 
-from nmer_fast import ops  # noqa: E402
-from nmer_fast.kernels import add_noise_multimodal as multimodal  # noqa: E402
-from nmer_fast.kernels import mix_noise, noise, philox, reparameterize_kl  # noqa: E402
-from nmer_fast.kernels.ahead_of_time import compiled, runtime_arguments  # noqa: E402
-from nmer_fast.ops import reference  # noqa: E402
-from tests.ops import contract  # noqa: E402
+from nmer_fast import ops
+from nmer_fast.kernels import add_noise_multimodal as multimodal
+from nmer_fast.kernels import mix_noise, noise, philox, reparameterize_kl
+from nmer_fast.kernels.ahead_of_time import compiled, runtime_arguments
+from nmer_fast.ops import reference
+from tests.ops import contract
 
 KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -95,7 +95,16 @@ def test_add_noise_multimodal(dtype, stats, dims):
 def test_steps_that_are_no_multiple_of_eight():
     """The general path, whose rows have no known divisor."""
     x, y = torch.randn(3, 5, 37), torch.full((3, 5, 37), float("nan"))
-    args = (torch.rand(3, 1, dtype=torch.float64), RNG, None, None, torch.tensor([[5], [2], [0]]), None, [1], "gaussian")
+    args = (
+        torch.rand(3, 1, dtype=torch.float64),
+        RNG,
+        None,
+        None,
+        torch.tensor([[5], [2], [0]]),
+        None,
+        [1],
+        "gaussian",
+    )
     execute(multimodal.planned([x], [y], None, *args, False))
     (exact,), _ = reference.add_noise_multimodal([x.double()], *args, False)
     contract.assert_within(y, exact, 2e-6)

@@ -1,0 +1,71 @@
+"""What can be known of CUDA without a GPU: that the Triton kernels are what would serve, and shapes on fake CUDA tensors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nmer_fast import ops
+from nmer_fast.ops import _cuda
+
+
+@pytest.mark.parametrize("name", _cuda.FILES)
+def test_triton_serves_on_cuda(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"nmer_fast::{name}", "CUDA")
+
+
+def test_triton_is_imported_at_the_first_call_only():
+    code = "import sys, nmer_fast.ops; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_shapes_dtypes_and_devices_on_fake_cuda_tensors(dtype):
+    with FakeTensorMode():
+        x = torch.empty(4, 8, 35, dtype=dtype, device="cuda")
+        flags, lengths = (torch.empty(4, dtype=t, device="cuda") for t in (torch.bool, torch.int64))
+        rng = torch.empty(2, dtype=torch.int64, device="cuda")
+        y, eps = ops.add_noise(x, 0.3, seed=rng, noisy=flags, lengths=lengths, return_noise=True)
+        ys, stats = ops.add_noise_multimodal([x, x], torch.empty(2, device="cuda"), seed=1, draw=3, return_stats=True)
+        mixed = ops.mix_noise(x, eps, torch.empty(4, device="cuda"), lengths=lengths)
+        z, kl = ops.reparameterize_kl(x, x, seed=5)
+        made = ops.noise((4, 9), seed=3, dtype=dtype, device="cuda")
+        words = ops.philox(
+            torch.empty((), dtype=torch.int64, device="cuda"), torch.empty(5, 4, dtype=torch.int64, device="cuda")
+        )
+    for t in (y, eps, *ys, mixed, z):
+        assert (t.shape, t.dtype, t.device.type) == (x.shape, dtype, "cuda")
+    assert (stats.shape, stats.dtype, stats.device.type) == ((2, 4), torch.float64, "cuda")
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert (kl.shape, kl.dtype, kl.device.type) == ((4,), wide, "cuda")
+    assert (made.dtype, made.device.type, words.device.type) == (dtype, "cuda", "cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; not yet run on one")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", ["gaussian", "impulse", "uniform", "laplace"])
+def test_cuda_equals_the_cpu(dtype, kind):
+    xs = [torch.randn(6, 16, d).to(dtype) for d in (130, 342, 35)]
+    alpha_bars, noisy = torch.rand(6, 3, dtype=torch.float64), torch.rand(6, 3) < 0.6
+    lengths = [torch.randint(0, 17, (6,)) for _ in xs]
+
+    def run(device):
+        ys, stats = ops.add_noise_multimodal(
+            [x.to(device) for x in xs],
+            alpha_bars.to(device),
+            seed=3,
+            draw=4,
+            kind=kind,
+            noisy=noisy.to(device),
+            lengths=[n.to(device) for n in lengths],
+            return_stats=True,
+        )
+        z, kl = ops.reparameterize_kl(xs[0].to(device), xs[0].to(device), seed=5)
+        return [t.cpu() for t in (*ys, stats, z, kl)]
+
+    for got, expected in zip(run("cuda"), run("cpu"), strict=True):
+        tolerance = 3e-6 if got.dtype == torch.float32 else 1e-11 if got.dtype == torch.float64 else 2e-2
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
