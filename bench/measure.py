@@ -228,6 +228,7 @@ def _plot(path: Path, measured: list[Measured], title: str) -> None:
         ax.set(xscale="log", xlim=(min(m.p50 for m in bars) / 2, 4 * max(m.p50 for m in bars)))
         ax.set_title(task, fontsize=8)
         ax.tick_params(labelsize=7)
+        ax.xaxis.set_tick_params(which="both", bottom=False, labelbottom=False)  # the bars carry their numbers
     figure.suptitle(f"{title}: ns an element, {threads} threads, resident memory; {_machine()}", fontsize=9)
     figure.savefig(path, dpi=110)
     print(f"written: {path}")

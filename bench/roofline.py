@@ -360,6 +360,7 @@ def _plot(path: Path, found: list[Prediction]) -> None:
     colours = ["#0072B2" if f.busiest_over_floor <= 1 else "#D55E00" for f in shown]
     ax.barh(range(len(shown)), [f.busiest_over_floor for f in shown], color=colours)
     ax.set_yticks(range(len(shown)), [f"{f.kernel}, {f.dtype}" for f in shown], fontsize=7)
+    ax.set_ylim(-0.8, len(shown) - 0.2)
     for i, f in enumerate(shown):
         if f.gate is not None:
             ax.plot([f.gate, f.gate], [i - 0.4, i + 0.4], color="black", lw=1.5)
