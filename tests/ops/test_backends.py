@@ -284,3 +284,29 @@ def test_tails_of_a_billion_values():
     for sigma, count in beyond.items():
         expected = 64 * 2**24 * math.erfc(sigma / math.sqrt(2))
         assert abs(count - expected) < 5 * math.sqrt(expected)
+
+
+MEMORY = """
+import resource, torch
+from nmer_fast import ops
+x = torch.ones(64, 2**19)  # 128 MiB
+ops.add_noise(x[:, :4096], 0.5, seed=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{call}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / x.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ops.add_noise(x, 0.5, seed=1)",
+        "ops.add_noise_multimodal([x], torch.tensor([0.5]), seed=1, return_stats=True)",
+        "ops.mix_noise(x, x, 0.5)",
+        "ops.reparameterize_kl(x, x, seed=1)",
+    ],
+)
+def test_peak_memory_is_the_output(call):
+    """And nothing of its size; what importing had freed again takes some off."""
+    done = subprocess.run([sys.executable, "-c", MEMORY.format(call=call)], capture_output=True, text=True, check=True)
+    assert 0.6 < float(done.stdout) < 1.1
