@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 RECYCLED = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # CUDA: not yet run
 REPEATS, ENOUGH, PATIENCE_S = 20, 5, 4.0  # a slow row that nothing is claimed of is timed less often
 BRIEF_S = 0.2  # a call before the timed one costs little
 
@@ -108,10 +109,12 @@ def _seconds(call: Callable[[], Any]) -> float:
     """Of one call; of short ones, the mean of as many as take a millisecond."""
     calls = 1
     while True:
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        if torch.cuda.is_available():
+        if DEVICE.type == "cuda":
             torch.cuda.synchronize()
         elapsed = time.perf_counter() - start
         if elapsed > 1e-3 or calls >= 1024:
@@ -131,17 +134,24 @@ def run(name: str, make_rows: Callable[[bool], list[Row]], title: str) -> None:
         json.dump([asdict(m) for m in measured], sys.stdout)
         return
     measured = []
-    for regime in ("recycled", "default"):
-        for threads in (1, 2)[: os.cpu_count() or 1]:
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(RECYCLED if regime == "recycled" else {})}
-            command = [sys.executable, *sys.argv, "--measure", regime]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-            measured += [Measured(**row) for row in json.loads(done.stdout)]
+    for regime, threads in _settings():
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(RECYCLED if regime == "recycled" else {})}
+        command = [sys.executable, *sys.argv, "--measure", regime]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        measured += [Measured(**row) for row in json.loads(done.stdout)]
     _print(measured, title)
     folder = Path("build") / "bench" if options.quick else Path("bench") / "results"
     folder.mkdir(parents=True, exist_ok=True)
+    name = name if DEVICE.type == "cpu" else f"{name}_{DEVICE.type}"
     _write(folder / f"{name}.csv", measured)
     _plot(folder / f"{name}.png", measured, title)
+
+
+def _settings() -> list[tuple[str, int]]:
+    """Regimes and threads; on a GPU torch's allocator recycles memory, and there is one."""
+    if DEVICE.type == "cuda":
+        return [("recycled", 1)]
+    return [(regime, threads) for regime in ("recycled", "default") for threads in (1, 2)[: os.cpu_count() or 1]]
 
 
 def _of(measured: Sequence[Measured], m: Measured, who: str) -> float | None:
@@ -169,6 +179,8 @@ def _print(measured: list[Measured], title: str) -> None:
 
 
 def _machine() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
     model = next((line.partition(": ")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     return model or platform.processor() or platform.machine()
 
@@ -186,7 +198,7 @@ def _write(path: Path, measured: list[Measured]) -> None:
     about = {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "isa": isa(),
+        "isa": isa() if DEVICE.type == "cpu" else "cuda",
         "commit": described.stdout.strip(),
         "machine": _machine(),
     }

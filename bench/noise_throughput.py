@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from measure import Row, run
+from measure import DEVICE, Row, run
 from torch import Tensor
 
 from nmer_fast import ops
@@ -18,7 +18,7 @@ from nmer_fast.ops import reference
 ALPHA_BAR = 1 / 11  # -10 dB at variance 1
 KEEP, SCALE = math.sqrt(ALPHA_BAR), math.sqrt(1 - ALPHA_BAR)
 SHAPES = {"a": (100, 130), "v": (50, 342), "l": (22, 1024)}
-RNG = torch.tensor([1, 0])
+RNG = torch.tensor([1, 0], device=DEVICE)
 
 
 def eager_gaussian(x: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ EAGER = {"gaussian": eager_gaussian, "impulse": eager_impulse, "uniform": eager_
 
 def single(kind: str, log2: int, dtype: torch.dtype, rivals: tuple[str, ...], claimed: bool = False) -> list[Row]:
     """One tensor [128, ...] of 2^log2 elements: ours, and those of the rivals that are named."""
-    x = torch.randn(128, 2**log2 // 128).to(dtype)
+    x = torch.randn(128, 2**log2 // 128, device=DEVICE).to(dtype)
     eager = EAGER[kind]
     compiled = torch.compile(eager, dynamic=False)
-    alpha_bar, p = (torch.tensor(value, dtype=torch.float64) for value in (ALPHA_BAR, 0.3))
+    alpha_bar, p = (torch.tensor(value, dtype=torch.float64, device=DEVICE) for value in (ALPHA_BAR, 0.3))
     calls: dict[str, Callable[[], object]] = {
         "ours": lambda: ops.add_noise(x, ALPHA_BAR, seed=1, kind=kind),
         "eager": lambda: eager(x),
@@ -69,12 +69,12 @@ def single(kind: str, log2: int, dtype: torch.dtype, rivals: tuple[str, ...], cl
 
 def multimodal(batch: int, share: float, with_loop: bool) -> list[Row]:
     """A batch of three modalities: lengths, a condition for each sample, and the statistics of what was added."""
-    xs = [torch.randn(batch, *shape) for shape in SHAPES.values()]
-    lengths = [torch.randint(shape[0] // 4, shape[0] + 1, (batch,)) for shape in SHAPES.values()]
-    noisy = torch.rand(batch, 3) < share
-    alpha_bars = torch.full((3,), ALPHA_BAR, dtype=torch.float64)
+    xs = [torch.randn(batch, *shape, device=DEVICE) for shape in SHAPES.values()]
+    lengths = [torch.randint(shape[0] // 4, shape[0] + 1, (batch,), device=DEVICE) for shape in SHAPES.values()]
+    noisy = torch.rand(batch, 3, device=DEVICE) < share
+    alpha_bars = torch.full((3,), ALPHA_BAR, dtype=torch.float64, device=DEVICE)
     masks = [
-        (torch.arange(x.shape[1]) < n[:, None])[..., None] & noisy[:, m, None, None]
+        (torch.arange(x.shape[1], device=DEVICE) < n[:, None])[..., None] & noisy[:, m, None, None]
         for m, (x, n) in enumerate(zip(xs, lengths, strict=True))
     ]
 
@@ -113,9 +113,9 @@ def multimodal(batch: int, share: float, with_loop: bool) -> list[Row]:
 
 def small() -> list[Row]:
     """A thousand elements, where overhead is all: every op, with the gradient that autograd makes of it too."""
-    x, eps, logvar = (torch.randn(10, 100) for _ in range(3))
-    xs, alpha_bars = [torch.randn(2, n) for n in (100, 150, 250)], torch.full((3,), ALPHA_BAR, dtype=torch.float64)
-    generator = torch.Generator()
+    x, eps, logvar = (torch.randn(10, 100, device=DEVICE) for _ in range(3))
+    xs = [torch.randn(2, n, device=DEVICE) for n in (100, 150, 250)]
+    alpha_bars, generator = torch.full((3,), ALPHA_BAR, dtype=torch.float64, device=DEVICE), torch.Generator(DEVICE)
 
     def vae(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
@@ -145,9 +145,9 @@ def small() -> list[Row]:
             rows.append(Row(f"{name}, 1000", who, 1000, 8000, lambda f=f, inputs=inputs: f(*inputs), True))
             rows.append(Row(f"{name}, 1000, gradients", who, 1000, 8000, lambda f=f, graded=graded: graded(f), True))
     alone = {
-        "ours": lambda: ops.noise((10, 100), seed=1),
-        "eager": lambda: torch.randn(10, 100),
-        "eager, seeded": lambda: torch.randn(10, 100, generator=generator.manual_seed(1)),
+        "ours": lambda: ops.noise((10, 100), seed=1, device=DEVICE),
+        "eager": lambda: torch.randn(10, 100, device=DEVICE),
+        "eager, seeded": lambda: torch.randn(10, 100, device=DEVICE, generator=generator.manual_seed(1)),
     }
     return rows + [Row("noise, 1000", who, 1000, 4000, call, True) for who, call in alone.items()]
 

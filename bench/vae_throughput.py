@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from measure import Row, run
+from measure import DEVICE, Row, run
 from torch import Tensor
 
 from nmer_fast import ops
@@ -17,10 +17,10 @@ def plain(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 def rows(quick: bool) -> list[Row]:
     """Forward and backward on [4096, 512]."""
-    mu, logvar = (0.5 * torch.randn(256 if quick else 4096, 512) for _ in range(2))
+    mu, logvar = (0.5 * torch.randn(256 if quick else 4096, 512, device=DEVICE) for _ in range(2))
     mu.requires_grad_()
     logvar.requires_grad_()
-    weight = torch.randn(mu.shape)
+    weight = torch.randn(mu.shape, device=DEVICE)
     compiled = torch.compile(plain)
 
     def step(f) -> tuple[Tensor, ...]:

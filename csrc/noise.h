@@ -87,7 +87,7 @@ void noise(const Noise& noise, std::int64_t first, std::int64_t count, T* out) {
 }
 
 // A factor of 0 or more, and what float32 loses of it, so that a product with it rounds once. The two have one sign, and
-// only a factor of 0 has parts that are 0: an infinite x stays infinite.
+// only of a factor that float32 takes for 0 are both 0: an infinite x stays infinite.
 template <class Float>
 class Factor {
  public:

@@ -50,7 +50,7 @@ def add_noise_multimodal_kernel(
             step_size += tl.where(mine, step_sizes[i], 0)
             stream_id += tl.where(mine, streams[i], 0)
         x_ptr, y_ptr = xs[0] + tl.multiple_of(to_x, UNIT), ys[0] + tl.multiple_of(to_y, UNIT)
-    chunks = tl.cdiv(row, BLOCK // UNIT)
+    chunks = (row - 1) // (BLOCK // UNIT) + 1  # tl.cdiv would pass 2^31 for the longest rows
     sample, chunk = tl.cast((tile - start) // chunks, tl.int64), (tile - start) % chunks
     first = tl.cast(chunk, tl.int64) * BLOCK
     elements = tl.cast(row, tl.int64) * UNIT

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmer_fast.profiling import span
+
 WARPS = 4
 
 
@@ -34,7 +36,8 @@ def run(launch: Launch) -> None:
     if launch.programs == 0:
         return
     device = next(t.device for value in launch.args.values() for t in _tensors(value))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with on_device, span(launch.kernel.__name__.removesuffix("_kernel"), launch.programs):
         launch.kernel[(launch.programs,)](**launch.args, **launch.constants, **launch.options)
 
 

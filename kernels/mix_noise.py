@@ -17,7 +17,7 @@ def mix_noise_kernel(
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps x scaled, by sqrt(1 - a) where OF_NOISE."""
-    tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
+    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
     sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
     first = chunk.to(tl.int64) * BLOCK
     elements = tl.cast(row, tl.int64) * UNIT

@@ -19,7 +19,7 @@ def noise_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). `row` is in UNITs."""
-    tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
+    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
     sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
     first = chunk.to(tl.int64) * BLOCK
     elements = tl.cast(row, tl.int64) * UNIT

@@ -36,7 +36,7 @@ def reparameterize_kl_kernel(
     threshold = tl.full((), 0, tl.uint32)
     at = tl.arange(0, BLOCK)
     total = tl.full((), 0.0, tl.float64)
-    for chunk in range(0, tl.cdiv(row, BLOCK // UNIT)):
+    for chunk in range(0, (row - 1) // (BLOCK // UNIT) + 1):
         first = tl.cast(chunk, tl.int64) * BLOCK
         left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
         here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
@@ -55,7 +55,7 @@ def reparameterize_kl_backward_kernel(
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). grad_mu = gz + gk mu; grad_logvar = 1/2 (gz sigma eps + gk (exp(logvar) - 1))."""
-    tile, chunks = tl.program_id(0), tl.cdiv(row, BLOCK // UNIT)
+    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
     sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
     first = chunk.to(tl.int64) * BLOCK
     left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT

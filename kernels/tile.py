@@ -50,7 +50,9 @@ def root_of_rest(a, WIDE: tl.constexpr):
 @triton.jit
 def scaled(x, plus, high, low, ROUND_ONCE: tl.constexpr):
     """(high + low) x + plus: rounded once, or, for what is rounded to 16 bits afterwards, nearly so."""
-    if ROUND_ONCE:
+    if x.dtype == tl.float64:
+        y = tl.fma(x, high, plus)  # low is 0, and infinity times 0 no number
+    elif ROUND_ONCE:
         y = tl.fma(x, high, tl.fma(x, low, plus))
     else:
         y = tl.fma(x, high + low, plus)

@@ -65,7 +65,7 @@ def noise(
     if np.dtype(dtype).name not in DTYPES:
         raise TypeError(f"dtype: expected float32, float16 or float64, got {np.dtype(dtype)}")
     _check_elements("shape", shape)
-    eps = np.empty(shape, dtype)
+    eps = np.empty(shape, np.dtype(dtype).newbyteorder("="))
     key = _key(seed, draw, kind, p, sample_ids, len(eps))
     _native.noise(key, _stream(stream), _flags(noisy, (len(eps),)), _lengths(lengths, eps), eps)
     return eps
@@ -248,11 +248,11 @@ def _floats(name: str, value: ArrayLike) -> Floats:
     if array.ndim == 0:
         raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {_describe(array)}")
     _check_elements(name, array.shape)
-    return np.ascontiguousarray(array)
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED"])
 
 
 def _same(name: str, value: ArrayLike, other_name: str, other: ArrayLike) -> Floats:
-    array, expected = _floats(name, value), np.asarray(other)
+    array, expected = _floats(name, value), _floats(other_name, other)
     if array.shape != expected.shape or array.dtype != expected.dtype:
         raise ValueError(
             f"{name}: expected the same as {other_name}, {_describe(expected)}, got {_describe(np.asarray(value))}"
@@ -338,7 +338,13 @@ def _stack_lengths(lengths: Sequence[ArrayLike | None] | None, xs: Sequence[Floa
     if len(lengths) != len(xs):
         raise ValueError(f"lengths: expected {len(xs)}, one (or None) for each of xs, got {len(lengths)}")
     columns = []
-    for given, x in zip(lengths, xs, strict=True):
+    if all(given is None for given in lengths):
+        return None
+    for m, (given, x) in enumerate(zip(lengths, xs, strict=True)):
+        if x.ndim < 2:
+            raise ValueError(
+                f"lengths: expected every x of two or more dims, whose dim 1 they are of, got xs[{m}] {_describe(x)}"
+            )
         steps = _lengths(given, x)
-        columns.append(np.full(len(x), x.shape[1] if x.ndim > 1 else 1) if steps is None else steps)
+        columns.append(np.full(len(x), x.shape[1]) if steps is None else steps)
     return np.stack(columns, axis=1)

@@ -48,6 +48,7 @@ class Options:
         out: a new folder for the run; by default one under runs/.
         resume: the folder of a run that was stopped: go on, to the bits that it would have given.
         log_every: steps between two TensorBoard entries of a loss.
+        torch_profile: a folder for a trace of three training steps, for ui.perfetto.dev (docs/profiling.md).
     """
 
     preset: str | None = None
@@ -73,6 +74,7 @@ class Options:
     out: Path | None = None
     resume: Path | None = None
     log_every: int = 10
+    torch_profile: Path | None = None
 
 
 FIELDS = {
@@ -144,7 +146,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         with stop_on_signals() as request:
             trained = train(
                 data, scheduler, config, device, report,
-                folder=folder, log=log, request=request, state=state, saved=saved,
+                folder=folder, log=log, request=request, state=state, saved=saved, torch_profile=options.torch_profile,
             )  # fmt: skip
         checkpoint = save_run(folder, trained, data, standardiser, state)
         start = time.perf_counter()

@@ -86,6 +86,17 @@ def test_reparameterize_kl(dtype):
     assert all(same(a, b) for a, b in zip(got, expected, strict=True))
 
 
+def test_byte_order_and_alignment():
+    """Big-endian and unaligned arrays are read for what they hold; results are the machine's own."""
+    x = RNG.normal(size=(4, 9)).astype(np.float32)
+    expected = nf.add_noise(x, 0.5, seed=1)
+    assert np.array_equal(nf.add_noise(x.astype(">f4"), 0.5, seed=1), expected)
+    assert np.array_equal(nf.mix_noise(x, x.astype(">f4"), 0.5), nf.mix_noise(x, x, 0.5))
+    assert np.array_equal(nf.noise((4, 9), seed=1, dtype=">f4"), nf.noise((4, 9), seed=1))
+    unaligned = np.frombuffer(b"?" + x.tobytes(), np.float32, offset=1).reshape(x.shape)
+    assert np.array_equal(nf.add_noise(unaligned, 0.5, seed=1), expected)
+
+
 def test_strided_arrays_and_lists():
     x = RNG.normal(size=(8, 5, 6))[::2].swapaxes(1, 2)
     assert np.array_equal(nf.add_noise(x, 0.5, seed=1), nf.add_noise(x.copy(), 0.5, seed=1))
@@ -142,6 +153,10 @@ X = np.zeros((3, 4, 2))
         (lambda: nf.add_noise_multimodal([X, X[:2]], [0.5, 0.5]), r"^xs\[1\]: expected xs\[0\]'s batch"),
         (lambda: nf.add_noise_multimodal([X], [0.5], streams=[0, 1]), r"^streams: expected 1"),
         (lambda: nf.add_noise_multimodal([X], [0.5], lengths=[]), r"^lengths: expected 1"),
+        (
+            lambda: nf.add_noise_multimodal([X[:, 0, 0]], [0.5], lengths=[[1, 1, 1]]),
+            r"^lengths: expected every x of two",
+        ),
         (lambda: nf.philox(1, np.zeros(4)), r"^counter: expected integers \[\.\.\., 4\]"),
     ],
 )

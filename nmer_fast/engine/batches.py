@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import FeatureSet
 from ..models import Batch, Targets
 from ..noise import Noised, NoiseScheduler
+from ..profiling import span
 
 
 class Batches:
@@ -60,7 +61,9 @@ class Batches:
         rows = rows[torch.randperm(len(rows), generator=generator)]
         rng = torch.tensor([seed, epoch], device=self.device)
         for part in self.split(rows)[first:]:
-            yield self.of(part, rng=rng, targets=targets)
+            with span("data", len(part)):
+                batch = self.of(part, rng=rng, targets=targets)
+            yield batch
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The fewest batches of at most `size`, all alike: no small rest that would weigh more, or recompile."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config import TrainingConfig
 from ..errors import UserError
 from ..models import Batch, Output, Targets
+from ..profiling import span
 from .batches import Batches
 from .console import Report
 from .evaluation import Evaluation
@@ -43,6 +44,7 @@ class Fit:
         history: mean losses by epoch.
         kept: the epoch whose weights `run` leaves, from 1.
         seconds: that training took.
+        after_step: called after every step.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Fit:
         self.history: list[dict[str, float]] = []
         self.kept, self.best = epochs, -1.0
         self.best_weights: dict[str, Tensor] = {}
+        self.after_step: Callable[[], None] = lambda: None
 
     def run(self, report: Report, log: Log | None = None, saver: Saver | None = None) -> None:
         """Train to the end; without log and saver nothing is logged or saved.
@@ -104,14 +107,19 @@ class Fit:
             group["lr"] = self.lr * lr_factor(self.epoch, self.epochs)
         seed, first = self.training.seed, self.step_in_epoch
         for batch in self.batches.shuffled(self.rows, seed, self.epoch, self.targets, first=first):
+            samples = len(batch.labels)
             self.optimizer.zero_grad(set_to_none=True)
-            output = self.step(batch)
-            output.losses["total"].backward()
-            norm = self._clip()
-            self.optimizer.step()
+            with span("forward", samples):
+                output = self.step(batch)
+            with span("backward", samples):
+                output.losses["total"].backward()
+            with span("optimizer", samples):
+                norm = self._clip()
+                self.optimizer.step()
             for name, value in {**output.losses, "grad_norm": norm, **output.watched}.items():
                 self.records.setdefault(name, []).append(value.detach())
             self.step_in_epoch += 1
+            self.after_step()
             if self.step_in_epoch < self.steps:
                 saver.after_step(self)
 

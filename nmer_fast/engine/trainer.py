@@ -17,6 +17,7 @@ from ..config import Config
 from ..data import FeatureSet
 from ..models import NMER, Batch, Output, Targets, Teacher
 from ..noise import NoiseScheduler
+from ..profiling import span, trace
 from .batches import Batches, add_noise
 from .console import Report
 from .evaluation import evaluate
@@ -55,6 +56,7 @@ def train(
     request: StopRequest | None = None,
     state: Mapping[str, Any] | None = None,
     saved: Saved | None = None,
+    torch_profile: Path | None = None,
 ) -> Trained:
     """Train NMER on a standardised set.
 
@@ -69,6 +71,7 @@ def train(
         request: set from outside to stop after the step at hand.
         state: JSON that is saved with the state.
         saved: a state to go on from, to the bits that an uninterrupted run gives.
+        torch_profile: a folder for a trace of three of NMER's steps.
 
     Raises:
         UserError: a loss is no longer finite, or the config does not fit the data.
@@ -114,7 +117,8 @@ def train(
         saver.restore_generators(saved[0])
     else:
         saver.save(fit)
-    fit.run(report, log, saver)
+    with trace(torch_profile) as fit.after_step:
+        fit.run(report, log, saver)
     seconds["train"] = fit.seconds
     return Trained(model, fit.kept, fit.history, seconds, fit.epochs * fit.steps)
 
@@ -130,7 +134,8 @@ def noisy_step(
 
     def step(batch: Batch) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
-            noised = add_noise(scheduler, batch, batch.rng)
+            with span("noise", len(batch.labels)):
+                noised = add_noise(scheduler, batch, batch.rng)
             noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
             output = model(noisy)
         assert noised.stats is not None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..config import NMERConfig
 from ..errors import UserError
+from ..profiling import span
 from .encoders import HIDDEN, Classifier, Encoders
 from .interface import Batch, Output
 
@@ -81,7 +82,8 @@ class NMER(nn.Module):
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
         """Each modality on its own: [B, M, 2, 128], which evaluation reuses in all conditions."""
-        return self.encoders(features, lengths)
+        with span("encoders"):
+            return self.encoders(features, lengths)
 
     def fuse(self, encoded: Tensor, batch: Batch) -> Output:
         """From the modalities' features to logits and losses. In evaluation z is mu, so a prediction has no chance.
@@ -89,27 +91,30 @@ class NMER(nn.Module):
         Losses are in float32, under autocast too.
         """
         specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
-        state = self._attend(torch.cat([specific, invariant], dim=1))
-        mu, logvar = self.to_mu(state), self.to_logvar(state)
+        with span("vae", len(encoded)):
+            state = self._attend(torch.cat([specific, invariant], dim=1))
+            mu, logvar = self.to_mu(state), self.to_logvar(state)
         if not self.training:
             joint = self.decoder(torch.cat([mu, invariant], dim=1))
             return Output(self.classifier(joint), {})
         assert batch.targets is not None
         assert batch.rng is not None
-        z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
-        joint = self.decoder(torch.cat([z, invariant], dim=1))
-        logits, weights = self.classifier(joint).float(), self.config
-        losses = {
-            "kl": kl.mean() if weights.kl == "mean" else kl.sum(),
-            "mse": F.mse_loss(joint.float(), batch.targets.joint),
-            "inv": F.mse_loss(invariant.float(), batch.targets.invariant),
-            "cls": F.cross_entropy(logits, batch.labels),
-        }
-        losses["total"] = (
-            weights.lambda_gen * (losses["kl"] + losses["mse"])
-            + weights.lambda_inv * losses["inv"]
-            + weights.lambda_cls * losses["cls"]
-        )
+        with span("vae", len(encoded)):
+            z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
+            joint = self.decoder(torch.cat([z, invariant], dim=1))
+        with span("loss", len(encoded)):
+            logits, weights = self.classifier(joint).float(), self.config
+            losses = {
+                "kl": kl.mean() if weights.kl == "mean" else kl.sum(),
+                "mse": F.mse_loss(joint.float(), batch.targets.joint),
+                "inv": F.mse_loss(invariant.float(), batch.targets.invariant),
+                "cls": F.cross_entropy(logits, batch.labels),
+            }
+            losses["total"] = (
+                weights.lambda_gen * (losses["kl"] + losses["mse"])
+                + weights.lambda_inv * losses["inv"]
+                + weights.lambda_cls * losses["cls"]
+            )
         return Output(logits, losses, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())})
 
     def _attend(self, joint: Tensor) -> Tensor:

@@ -117,6 +117,17 @@ def test_exponentials_at_their_ends():
     torch.testing.assert_close(expm1, torch.expm1(logvar), rtol=1e-6, atol=5e-7, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_infinite_features_stay_infinite(dtype):
+    x = torch.tensor([[float("inf"), -float("inf"), 1.0, 3e38]], dtype=dtype)
+    for alpha_bar in (0.25, 0.3, 1.0):
+        keep = torch.tensor(alpha_bar, dtype=torch.float64)
+        y, _ = add_noise.add_noise(x, keep, RNG, None, None, None, None, 1, "gaussian", False)
+        assert y[0, :2].tolist() == [float("inf"), -float("inf")]
+        assert y[0, 2:].isfinite().all()
+        assert torch.equal(mix_noise.mix_noise_backward(x, keep, None, None, False)[0, :2], x[0, :2])
+
+
 def test_philox():
     counter = torch.randint(0, 2**32, (3, 777, 4))
     for seed in (0, -1, 2**63 - 1, -(2**63)):
