@@ -48,9 +48,9 @@ test-torch-matrix: $(READY)  ## one wheel, the op tests under each of TORCHES (o
 		(cd build/matrix && $$torch/bin/python -m nmer_fast.ops && $$torch/bin/python -m pytest -q -m "not slow" tests/ops); \
 	done
 
-test-triton-matrix: $(READY)  ## the Triton kernels, interpreted, compiled and counted, under each of TRITONS
+test-triton-matrix: $(READY)  ## the Triton kernels, interpreted, compiled and counted, under each of TRITONS (3.6 needs an older NumPy)
 	set -e; for triton in $(TRITONS); do \
-		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton/$$triton triton==$$triton; \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton/$$triton triton==$$triton 'numpy<2.4'; \
 		export PYTHONPATH="$(CURDIR)/build/triton/$$triton"; echo "triton $$triton"; \
 		TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_interpreted.py; \
 		$(BIN)/python -m pytest tests/kernels/test_compiled.py; \
