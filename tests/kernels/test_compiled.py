@@ -25,6 +25,7 @@ from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.kernels import mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels.ahead_of_time import compiled, runtime_arguments
 from nmer_fast.ops import reference
+from tests.kernels import chosen
 from tests.ops import contract
 
 KINDS = ["gaussian", "impulse", "uniform", "laplace"]
@@ -151,6 +152,13 @@ def test_reparameterize_kl_and_its_gradients(dtype, row):
     size = gz.double().abs() * (1 + sigma) + gk.double().abs()[:, None] * (mu.double().abs() + sigma**2 + 1)
     contract.assert_within(grad_mu, exact[0], 2e-6 * size)
     contract.assert_within(grad_logvar, exact[1], 2 * EPS_ERROR[dtype] * size)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_chosen_words(exact):
+    launch, results, expected = chosen.case(exact)
+    execute(launch)
+    chosen.check(results, expected, exact)
 
 
 def test_philox():

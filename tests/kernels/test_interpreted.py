@@ -14,6 +14,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from nmer_fast.kernels import add_noise, launch, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.ops import reference
+from tests.kernels import chosen
 from tests.ops import contract
 
 KINDS = ["gaussian", "impulse", "uniform", "laplace"]
@@ -126,6 +127,13 @@ def test_infinite_features_stay_infinite(dtype):
         assert y[0, :2].tolist() == [float("inf"), -float("inf")]
         assert y[0, 2:].isfinite().all()
         assert torch.equal(mix_noise.mix_noise_backward(x, keep, None, None, False)[0, :2], x[0, :2])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_chosen_words(exact):
+    plan, results, expected = chosen.case(exact)
+    launch.run(plan)
+    chosen.check(results, expected, exact)
 
 
 def test_philox():
