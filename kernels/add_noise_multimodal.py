@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, root, root_of_rest, scaled, valid_of
+from .tile import count_of, is_noisy, place_of, root, root_of_rest, scaled, valid_of
 from .words import below, eps_quads, eps_tile, impulse_threshold, in_order, one, squares_below, stream_key
 
 
@@ -50,13 +50,9 @@ def add_noise_multimodal_kernel(
             step_size += tl.where(mine, step_sizes[i], 0)
             stream_id += tl.where(mine, streams[i], 0)
         x_ptr, y_ptr = xs[0] + tl.multiple_of(to_x, UNIT), ys[0] + tl.multiple_of(to_y, UNIT)
-    chunks = (row - 1) // (BLOCK // UNIT) + 1  # tl.cdiv would pass 2^31 for the longest rows
-    sample, chunk = tl.cast((tile - start) // chunks, tl.int64), (tile - start) % chunks
-    first = tl.cast(chunk, tl.int64) * BLOCK
-    elements = tl.cast(row, tl.int64) * UNIT
+    sample, first, elements, left = place_of(tile - start, row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row + m * lengths_column, step_count, step_size, elements)
-    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
-    count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
+    count = count_of(valid, first, BLOCK)
     flag = is_noisy(noisy, sample * noisy_row + m * noisy_column)
     # Loads and stores are masked by the row's end, whose divisibility keeps them 128 bits wide; values by the length.
     PART: tl.constexpr = BLOCK // PARTS

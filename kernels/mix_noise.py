@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, root, root_of_rest, scaled, valid_of
+from .tile import count_of, is_noisy, place_of, root, root_of_rest, scaled, valid_of
 
 
 @triton.jit
@@ -17,13 +17,9 @@ def mix_noise_kernel(
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps x scaled, by sqrt(1 - a) where OF_NOISE."""
-    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
-    sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
-    first = chunk.to(tl.int64) * BLOCK
-    elements = tl.cast(row, tl.int64) * UNIT
+    sample, first, elements, left = place_of(tl.program_id(0), row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row, steps, step_size, elements)
-    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
-    count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
+    count = count_of(valid, first, BLOCK)
     at = tl.arange(0, BLOCK)
     base, counts = sample * elements + first, at < count
     a = tl.load(alpha_bar + sample * alpha_row)
@@ -90,6 +86,6 @@ def planned(
         "lengths_row": strides(lengths, 1)[0],
     }
     programs = len(x) * triton.cdiv(row, tiles["BLOCK"])
-    constants = {"OF_NOISE": of_noise, **precision(x.dtype), **tiles}
-    del constants["EXACT"]
+    made = precision(x.dtype)
+    constants = {"OF_NOISE": of_noise, "WIDE": made["WIDE"], "QUADS": made["QUADS"], **tiles}
     return Launch(mix_noise_kernel, programs, args, constants)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
-from .tile import is_noisy, valid_of
+from .tile import count_of, is_noisy, place_of, valid_of
 from .words import eps_tile, impulse_threshold, one, stream_key
 
 
@@ -19,13 +19,9 @@ def noise_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). `row` is in UNITs."""
-    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
-    sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
-    first = chunk.to(tl.int64) * BLOCK
-    elements = tl.cast(row, tl.int64) * UNIT
+    sample, first, elements, left = place_of(tl.program_id(0), row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row, steps, step_size, elements)
-    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
-    count = tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
+    count = count_of(valid, first, BLOCK)
     at = tl.arange(0, BLOCK)
     to = eps + sample * elements + first + at
     if (count > 0) & is_noisy(noisy, sample * noisy_row):

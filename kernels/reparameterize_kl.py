@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, precision, row_of, run, strides, tiling
+from .tile import place_of
 from .words import EX2, HALF_LOG2_E, eps_tile, one, special, stream_key
 
 
@@ -55,12 +56,9 @@ def reparameterize_kl_backward_kernel(
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid: (tiles,). grad_mu = gz + gk mu; grad_logvar = 1/2 (gz sigma eps + gk (exp(logvar) - 1))."""
-    tile, chunks = tl.program_id(0), (row - 1) // (BLOCK // UNIT) + 1
-    sample, chunk = (tile // chunks).to(tl.int64), tile % chunks
-    first = chunk.to(tl.int64) * BLOCK
-    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
+    sample, first, elements, left = place_of(tl.program_id(0), row, UNIT, BLOCK)
     at = tl.arange(0, BLOCK)
-    here = sample * (tl.cast(row, tl.int64) * UNIT) + first + at
+    here = sample * elements + first + at
     c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
     threshold = tl.full((), 0, tl.uint32)
     made = eps_tile(first, c1, c2, c3, k0, k1, threshold, one(WIDE), "gaussian", EXACT, WIDE, QUADS, BLOCK)

@@ -7,6 +7,22 @@ from .words import RSQRT, SQRT, special
 
 
 @triton.jit
+def place_of(tile, row, UNIT: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a tile among those of a tensor: (sample, first element, elements of a sample, those of the tile inside it)."""
+    chunks = (row - 1) // (BLOCK // UNIT) + 1  # tl.cdiv would pass 2^31 for the longest rows
+    chunk = tile % chunks
+    left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
+    first, elements = tl.cast(chunk, tl.int64) * BLOCK, tl.cast(row, tl.int64) * UNIT
+    return tl.cast(tile // chunks, tl.int64), first, elements, left
+
+
+@triton.jit
+def count_of(valid, first, BLOCK: tl.constexpr):
+    """Elements of a tile that count."""
+    return tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
+
+
+@triton.jit
 def valid_of(lengths, at, steps, step_size, row):
     """Elements of a sample that count: all, or its length's, clamped to what there is."""
     valid = row
