@@ -59,6 +59,7 @@ class NoiseScheduler(nn.Module):
         alpha_bars: float64 [M]; of random steps, [length].
         snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention; nan for
             random steps.
+        rng: int64 [2] = (seed, draw), the next call's; moved on by every call that names no draw.
 
     Raises:
         ValueError: one line that names the argument, what it was and what was expected.
@@ -66,6 +67,7 @@ class NoiseScheduler(nn.Module):
 
     alpha_bars: Tensor
     noisy_of_condition: Tensor
+    rng: Tensor
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class NoiseScheduler(nn.Module):
                 self.snr_db[name] = snr_of_alpha_bar(alpha_bar, variances[name], true_power)
         self.register_buffer("alpha_bars", torch.tensor(alpha_bars, dtype=torch.float64), persistent=False)
         self.register_buffer("noisy_of_condition", self.conditions.noisy, persistent=False)
+        self.register_buffer("rng", ops.rng_tensor(seed, 0, torch.device("cpu")))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseScheduler:
         """A model cast to half precision keeps its exact alpha_bars: only their device follows."""
@@ -146,7 +149,7 @@ class NoiseScheduler(nn.Module):
         *,
         lengths: Mapping[str, Tensor | None] | None = None,
         sample_ids: Tensor | None = None,
-        draw: int = 0,
+        draw: int | None = None,
         rng: Tensor | None = None,
         condition: str | Tensor | None = None,
         return_stats: bool = False,
@@ -157,7 +160,8 @@ class NoiseScheduler(nn.Module):
             features: by modality, [B, T, ...] (or [B, D] without lengths).
             lengths: by modality, integers [B] or None.
             sample_ids: integers [B], ids in the data set; by default 0..B-1.
-            draw: which draw for these samples (an epoch, a repeat): other draws, other noise and conditions.
+            draw: which draw for these samples (an epoch, a repeat): other draws, other noise and conditions. By default
+                the next one, which the buffer `rng` counts, compiled and in a replayed CUDA graph too.
             rng: int64 [2] = (seed, draw) instead of the scheduler's seed and `draw`, for compiled steps.
             condition: a name for all samples, or indices [B]; by default one of the incomplete conditions for each
                 sample, drawn uniformly.
@@ -168,7 +172,7 @@ class NoiseScheduler(nn.Module):
         if sample_ids is None:
             sample_ids = torch.arange(batch, device=device)
         if rng is None:
-            rng = ops.rng_tensor(self.seed, draw, device)
+            rng = ops.rng_next(self.rng) if draw is None else ops.rng_tensor(self.seed, draw, device)
         if condition is None:
             index = self.conditions.draw(rng, sample_ids)
         elif isinstance(condition, Tensor):

@@ -9,6 +9,7 @@ from ._library import load_compiled
 from .lstm import lstm_max_pool
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
 from .philox import noise_counter, philox
+from .rng import rng_next
 from .vae import reparameterize_kl
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "noise_like",
     "philox",
     "reparameterize_kl",
+    "rng_next",
     "rng_tensor",
 ]
 

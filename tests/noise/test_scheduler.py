@@ -60,9 +60,21 @@ def test_paired_noise_across_conditions():
     """A modality's noise for a sample is the same in every condition that leaves it noisy."""
     scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
     features, _ = batch()
-    by_condition = {c: scheduler(features, condition=c).features for c in ("a", "v", "none")}
+    by_condition = {c: scheduler(features, draw=0, condition=c).features for c in ("a", "v", "none")}
     assert torch.equal(by_condition["a"]["l"], by_condition["v"]["l"])
     assert torch.equal(by_condition["a"]["l"], by_condition["none"]["l"])
+
+
+def test_a_call_that_names_no_draw_takes_the_next():
+    """From 0, in the order of the calls; the count is in the state, so a resumed loop goes on with it."""
+    scheduler, (features, _) = NoiseScheduler(VARIANCES, snr_db=-10, seed=2**64 - 5), batch(7)
+    for draw in range(3):
+        noised, expected = scheduler(features), scheduler(features, draw=draw)
+        assert torch.equal(noised.condition, expected.condition)
+        assert all(torch.equal(noised.features[m], expected.features[m]) for m in VARIANCES)
+    resumed = NoiseScheduler(VARIANCES, snr_db=-10)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert torch.equal(resumed(features).features["a"], scheduler(features, draw=3).features["a"])
 
 
 def test_training_draws_a_condition_for_each_sample():
@@ -231,7 +243,7 @@ def test_realised_snr_over_batches_of_different_alpha_bars():
     for first in (0, 100, 200):
         features, _ = batch(30)
         ids = torch.arange(first, first + 30)
-        noised = scheduler(features, sample_ids=ids, condition="none", return_stats=True)
+        noised = scheduler(features, sample_ids=ids, draw=0, condition="none", return_stats=True)
         alpha_bar = scheduler._random_alpha_bars(torch.tensor([0, 0]), ids)[0]
         clean = alpha_bar.sqrt() * features["a"].double()
         signal += (clean**2).sum().item()
