@@ -20,7 +20,7 @@ train: $(READY)  ## train and evaluate NMER on the embedded data set (ARGS="--sn
 
 test: $(READY)  ## all fast tests, under 10 minutes on two cores; the Triton kernels in its interpreter
 	$(BIN)/python -m pytest $(ARGS)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_interpreted.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_kernels.py
 
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -52,7 +52,7 @@ test-triton-matrix: $(READY)  ## the Triton kernels, interpreted, compiled and c
 	set -e; for triton in $(TRITONS); do \
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton/$$triton triton==$$triton 'numpy<2.4'; \
 		export PYTHONPATH="$(CURDIR)/build/triton/$$triton"; echo "triton $$triton"; \
-		TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_interpreted.py; \
+		TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_kernels.py; \
 		$(BIN)/python -m pytest tests/kernels/test_compiled.py; \
 		$(BIN)/python bench/roofline.py --check > build/triton/$$triton.txt || tail -3 build/triton/$$triton.txt; \
 	done

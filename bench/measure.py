@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 RECYCLED = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # CUDA: not yet run
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 REPEATS, ENOUGH, PATIENCE_S = 20, 5, 4.0  # a slow row that nothing is claimed of is timed less often
 BRIEF_S = 0.2  # a call before the timed one costs little
 
@@ -120,6 +120,18 @@ def _seconds(call: Callable[[], Any]) -> float:
         if elapsed > 1e-3 or calls >= 1024:
             return elapsed / calls
         calls *= 4
+
+
+def replayed(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as a CUDA graph, which takes one launch whatever it holds."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        call()  # compiles
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def run(name: str, make_rows: Callable[[bool], list[Row]], title: str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from measure import DEVICE, Row, run
+from measure import DEVICE, Row, replayed, run
 from torch import Tensor
 
 from nmer_fast import ops
@@ -19,6 +19,7 @@ ALPHA_BAR = 1 / 11  # -10 dB at variance 1
 KEEP, SCALE = math.sqrt(ALPHA_BAR), math.sqrt(1 - ALPHA_BAR)
 SHAPES = {"a": (100, 130), "v": (50, 342), "l": (22, 1024)}
 RNG = torch.tensor([1, 0], device=DEVICE)
+LARGE = 28 if DEVICE.type == "cuda" else 24  # log2 of what no cache holds
 
 
 def eager_gaussian(x: Tensor) -> Tensor:
@@ -105,6 +106,8 @@ def multimodal(batch: int, share: float, with_loop: bool) -> list[Row]:
     calls: dict[str, Callable[[], object]] = {"ours": ours, "eager": vectorised}
     if with_loop:
         calls["per-sample loop"] = loop
+    if DEVICE.type == "cuda":
+        calls |= {"ours, CUDA graph": replayed(ours), "eager, CUDA graph": replayed(vectorised)}
     calls["copy"] = lambda: [x.clone() for x in xs]
     elements, moved = sum(x.numel() for x in xs), 2 * sum(x.nbytes for x in xs)
     task = f"multimodal, batch {batch}, {share:.0%} noisy"
@@ -158,14 +161,14 @@ def rows(quick: bool) -> list[Row]:
     if quick:
         out = [row for kind in EAGER for row in single(kind, 18, torch.float32, everybody)]
         return [*out, *multimodal(16, 0.5, True), *small()]
-    out = [row for kind in ("gaussian", "impulse") for row in single(kind, 24, torch.float32, everybody, claimed=True)]
+    out = [row for kind in ("gaussian", "impulse") for row in single(kind, LARGE, torch.float32, everybody, True)]
     for kind in ("uniform", "laplace"):
-        out += single(kind, 24, torch.float32, cheap)
+        out += single(kind, LARGE, torch.float32, cheap)
     for kind in ("gaussian", "impulse"):
         for dtype in (torch.bfloat16, torch.float16, torch.float64):
-            out += single(kind, 22 if dtype == torch.float64 else 24, dtype, cheap, claimed=True)
+            out += single(kind, LARGE - 2 * (dtype == torch.float64), dtype, cheap, claimed=True)
     for log2 in range(10, 27, 2):
-        if log2 != 24:
+        if log2 != LARGE:
             out += single("gaussian", log2, torch.float32, everybody if log2 <= 20 else cheap)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         out += multimodal(128, share, with_loop=share == 0.5)

@@ -3,7 +3,8 @@
 Each kernel is compiled for sm_80 and sm_90 as its launch would compile it. On the longest path through its SASS (a tile
 that is noisy; a loop taken once) the instructions of each pipe are counted, by the clocks that a warp instruction holds
 the pipe; the busiest pipe is set against the memory floor: bytes read and written at the device's bandwidth. Below 1
-memory decides. Not modelled: latency, caches, clocks under load, the launch. `make bench` on a GPU checks it.
+memory decides. Not modelled: latency, caches, clocks under load, the launch. On an A100 or H100 each launch is also
+timed, larger, and stands beside its prediction.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,12 +27,14 @@ import triton.language as tl
 from rich.console import Console
 from rich.table import Table
 
-from nmer_fast.kernels import add_noise_multimodal, mix_noise, reparameterize_kl
+from nmer_fast.kernels import add_noise_multimodal, mix_noise, noise, reparameterize_kl
 from nmer_fast.kernels.ahead_of_time import compiled
 from nmer_fast.kernels.launch import Launch
+from nmer_fast.kernels.launch import run as launched
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-B, KINDS = 16, ("gaussian", "impulse")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+B, KINDS = 1024 if DEVICE.type == "cuda" else 16, ("gaussian", "impulse")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -129,68 +133,80 @@ class Case:
     dtype: str
     launch: Launch
     elements: int
+    total: int  # of all programs
     bytes: int
     most: float | None
     registers: int = 64
 
 
+def normal(*shape: int, dtype: str) -> torch.Tensor:
+    """Features."""
+    return torch.randn(shape, dtype=DTYPES[dtype], device=DEVICE)
+
+
+def chosen(*shape: int, value: float, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """An option with one value everywhere."""
+    return torch.full(shape, value, dtype=dtype, device=DEVICE)
+
+
+def rng() -> torch.Tensor:
+    """(seed, draw)."""
+    return torch.tensor([5, 3], device=DEVICE)
+
+
 def noisy(dtype: str, dims: tuple[int, ...], kind: str, stats: bool, most: float) -> Case:
-    """add_noise_multimodal, its tiles with ids, conditions and lengths."""
-    xs = [torch.empty(B, 64, d, dtype=DTYPES[dtype]) for d in dims]
+    """add_noise_multimodal, its tiles with ids, conditions and lengths, all noisy to the end."""
+    xs = [normal(B, 64, d, dtype=dtype) for d in dims]
+    options = {
+        "alpha_bars": chosen(B, len(dims), value=0.3),
+        "rng": rng(),
+        "sample_ids": torch.arange(B, device=DEVICE),
+        "noisy": chosen(B, len(dims), value=True, dtype=torch.bool),
+        "lengths": chosen(B, len(dims), value=64, dtype=torch.int64),
+        "p": chosen(value=0.3) if kind == "impulse" else None,
+        "streams": list(range(2, 2 + len(dims))),
+    }
     ys = [torch.empty_like(x) for x in xs]
-    keep, p = torch.empty(B, len(dims), dtype=torch.float64), torch.empty((), dtype=torch.float64)
-    rng, ids = torch.empty(2, dtype=torch.int64), torch.empty(B, dtype=torch.int64)
-    flags, lengths = torch.empty(B, len(dims), dtype=torch.bool), torch.empty(B, len(dims), dtype=torch.int64)
-    streams = list(range(2, 2 + len(dims)))
-    launch = add_noise_multimodal.planned(
-        xs, ys, None, keep, rng, ids, flags, lengths, p if kind == "impulse" else None, streams, kind, stats
-    )
+    launch = add_noise_multimodal.planned(xs, ys, None, **options, kind=kind, return_stats=stats)
     name = f"add_noise_multimodal, {kind}, D = {', '.join(map(str, dims))}{', statistics' if stats else ''}"
-    moved = 2 * xs[0].element_size()
-    return Case(name, dtype, launch, launch.constants["BLOCK"], moved, most, 96 if stats else 64)
+    total, moved = sum(x.numel() for x in xs), 2 * xs[0].element_size()
+    return Case(name, dtype, launch, launch.constants["BLOCK"], total, moved, most, 96 if stats else 64)
 
 
 def single(dtype: str, kind: str, most: float) -> Case:
     """add_noise, its tiles without options."""
-    x = torch.empty(B, 2**16, dtype=DTYPES[dtype])
-    keep, p = torch.empty(B, 1, dtype=torch.float64), torch.empty((), dtype=torch.float64)
-    rng = torch.empty(2, dtype=torch.int64)
-    launch = add_noise_multimodal.planned(
-        [x],
-        [torch.empty_like(x)],
-        None,
-        keep,
-        rng,
-        None,
-        None,
-        None,
-        p if kind == "impulse" else None,
-        [2],
-        kind,
-        False,
-    )
-    return Case(f"add_noise, {kind}", dtype, launch, launch.constants["BLOCK"], 2 * x.element_size(), most)
+    x, p = normal(B, 2**16, dtype=dtype), chosen(value=0.3) if kind == "impulse" else None
+    options = (chosen(B, 1, value=0.3), rng(), None, None, None, p, [2], kind, False)
+    launch = add_noise_multimodal.planned([x], [torch.empty_like(x)], None, *options)
+    return Case(f"add_noise, {kind}", dtype, launch, launch.constants["BLOCK"], x.numel(), 2 * x.element_size(), most)
 
 
-def scaling(dtype: str) -> Case:
-    """The backward of the noise ops."""
-    x = torch.empty(B, 2**16, dtype=DTYPES[dtype])
-    keep = torch.empty(B, dtype=torch.float64)
-    launch = mix_noise.planned(x, None, torch.empty_like(x), keep, None, None, False)
-    return Case("mix_noise_backward", dtype, launch, launch.constants["BLOCK"], 2 * x.element_size(), None)
+def made(dtype: str) -> Case:
+    """Noise alone: one stream, so arithmetic decides."""
+    eps = normal(B, 2**16, dtype=dtype)
+    launch = noise.planned(eps, rng(), None, None, None, None, 2, "gaussian")
+    return Case("noise, gaussian", dtype, launch, launch.constants["BLOCK"], eps.numel(), eps.element_size(), None)
+
+
+def mixed(dtype: str, backward: bool) -> Case:
+    """mix_noise, and the backward of all noise ops."""
+    x, eps = normal(B, 2**16, dtype=dtype), None if backward else normal(B, 2**16, dtype=dtype)
+    launch = mix_noise.planned(x, eps, torch.empty_like(x), chosen(B, value=0.3), None, None, False)
+    name, streams = ("mix_noise_backward", 2) if backward else ("mix_noise", 3)
+    return Case(name, dtype, launch, launch.constants["BLOCK"], x.numel(), streams * x.element_size(), None)
 
 
 def vae(dtype: str, backward: bool, most: float) -> Case:
-    """reparameterize_kl on [4096, 512]."""
-    mu, logvar, grad, a, b = (torch.empty(4096, 512, dtype=DTYPES[dtype]) for _ in range(5))
-    rng, kl = torch.empty(2, dtype=torch.int64), torch.empty(4096)
+    """reparameterize_kl on rows of 512."""
+    mu, logvar, grad, a, b = (normal(128 * B, 512, dtype=dtype) for _ in range(5))
+    kl = torch.ones(len(mu), device=DEVICE)
     if backward:
-        launch = reparameterize_kl.planned_backward(grad, kl, mu, logvar, a, b, rng, None, 240)
+        launch = reparameterize_kl.planned_backward(grad, kl, mu, logvar, a, b, rng(), None, 240)
     else:
-        launch = reparameterize_kl.planned(mu, logvar, a, kl, rng, None, 240)
+        launch = reparameterize_kl.planned(mu, logvar, a, kl, rng(), None, 240)
     streams = 5 if backward else 3
-    name = f"reparameterize_kl{'_backward' if backward else ''}, [4096, 512]"
-    return Case(name, dtype, launch, launch.constants["BLOCK"], streams * mu.element_size(), most)
+    name = f"reparameterize_kl{'_backward' if backward else ''}, rows of 512"
+    return Case(name, dtype, launch, launch.constants["BLOCK"], mu.numel(), streams * mu.element_size(), most)
 
 
 @triton.jit
@@ -209,11 +225,11 @@ def randn_kernel(x, y, seed, count, keep, scale, FOUR: tl.constexpr, BLOCK: tl.c
 
 def rival(dtype: str, four: bool) -> Case:
     """A row for comparison; no gate."""
-    x = torch.empty(2**20, dtype=DTYPES[dtype])
+    x = normal(B * 2**16, dtype=dtype)
     args = {"x": x, "y": torch.empty_like(x), "seed": 12345, "count": x.numel(), "keep": 0.3, "scale": 0.95}
-    launch = Launch(randn_kernel, 1024, args, {"FOUR": four, "BLOCK": 1024})
+    launch = Launch(randn_kernel, x.numel() // 1024, args, {"FOUR": four, "BLOCK": 1024})
     name = "tl.randn4x, joined" if four else "tl.randn an element (Inductor's way)"
-    return Case(name, dtype, launch, 1024, 2 * x.element_size(), None)
+    return Case(name, dtype, launch, 1024, x.numel(), 2 * x.element_size(), None)
 
 
 def cases() -> Iterator[Case]:
@@ -227,7 +243,9 @@ def cases() -> Iterator[Case]:
         for kind in KINDS:
             yield noisy(dtype, (130, 342, 1024), kind, False, 0.75 if wide else 0.95)
             yield noisy(dtype, (130, 342, 1024), kind, True, 0.90 if wide else 1.25)
-        yield scaling(dtype)
+        yield made(dtype)
+        yield mixed(dtype, False)
+        yield mixed(dtype, True)
         yield vae(dtype, False, 0.65 if wide else 0.90)
         yield vae(dtype, True, 0.50 if wide else 0.60)
         yield rival(dtype, False)
@@ -260,6 +278,8 @@ class Prediction:
     predicted_ps: float
     gate: float | None
     lost: str
+    measured_ps: float | None  # on this machine's GPU, if it is of this kind
+    of_copy: float | None  # the measured time over that of copying as many bytes
 
 
 def predicted(case: Case, capability: int) -> Prediction:
@@ -286,12 +306,32 @@ def predicted(case: Case, capability: int) -> Prediction:
         lost += [f"over {case.registers} registers"] * (used["registers"] > case.registers)
         lost += [f"{wide:.0%} of the bytes in 128-bit accesses"] * (wide != 1)
     slowest = max(*busy.values(), floor)
+    measured = measured_ps(case, capability)
     return Prediction(
         case.kernel, case.dtype, capability, used["registers"], used["stack"], used["local"], wide,
         len(path) * 32 * case.launch.warps / case.elements, **busy, floor=floor, busiest_over_floor=ratio,
         predicted_ps=1000 * slowest / device.ghz / device.sms, gate=case.most if capability == 80 else None,
-        lost="; ".join(lost),
+        lost="; ".join(lost), measured_ps=measured,
+        of_copy=None if measured is None else measured / (case.bytes * copy_ps_per_byte()),
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the clock
+
+
+def measured_ps(case: Case, capability: int) -> float | None:
+    """Median picoseconds an element of the launch, its inputs not in the cache; None where no such GPU is."""
+    if DEVICE.type == "cpu" or torch.cuda.get_device_capability() != divmod(capability, 10):
+        return None
+    return 1e9 * triton.testing.do_bench(lambda: launched(case.launch), return_mode="median") / case.total
+
+
+@cache
+def copy_ps_per_byte() -> float:
+    """Of a large copy, for each byte read or written: the memory floor as it is."""
+    x = torch.ones(2**28, device=DEVICE)
+    y = torch.empty_like(x)
+    return 1e9 * triton.testing.do_bench(lambda: y.copy_(x), return_mode="median") / (2 * x.nbytes)
 
 
 # ---------------------------------------------------------------- output
@@ -309,20 +349,22 @@ def main() -> None:
         print(f"gate lost: {f.kernel}, {f.dtype}, sm_{f.sm}: {f.lost}", file=sys.stderr)
     if options.check:
         sys.exit(1 if lost else 0)
-    folder = Path("bench") / "results"
-    with (folder / "roofline.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*asdict(found[0]), "triton"], lineterminator="\n")
+    stem = Path("bench") / "results" / ("roofline" if DEVICE.type == "cpu" else "roofline_cuda")
+    about = {"triton": triton.__version__, "gpu": "" if DEVICE.type == "cpu" else torch.cuda.get_device_name()}
+    with stem.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*asdict(found[0]), *about], lineterminator="\n")
         writer.writeheader()
         for f in found:
             row = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in asdict(f).items()}
-            writer.writerow({**row, "triton": triton.__version__})
-    _plot(folder / "roofline.png", found)
-    print("written: bench/results/roofline.csv, bench/results/roofline.png")
+            writer.writerow({**row, **about})
+    _plot(stem.with_suffix(".png"), found)
+    print(f"written: {stem}.csv, {stem}.png")
 
 
 def _print(found: list[Prediction]) -> None:
     table = Table(
-        title="predicted from machine code, not run on a GPU: clocks of an SM an element", title_justify="left"
+        title="predicted from machine code: clocks of an SM an element; ps an element, predicted and measured",
+        title_justify="left",
     )
     for column in (
         "kernel",
@@ -339,13 +381,16 @@ def _print(found: list[Prediction]) -> None:
         "busiest/floor",
         "gate",
         "ps",
+        "measured",
+        "of copy",
     ):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     for f in found:
         cells = (f.kernel, f.dtype, str(f.sm), str(f.registers), f"{f.wide:.0%}", f"{f.instructions:.1f}")
         pipes = (f"{value:.3f}" for value in (f.fma, f.alu, f.xu, f.issue, f.floor))
         gate = "" if f.gate is None else f"{f.gate:.2f}{' lost' if f.lost else ''}"
-        table.add_row(*cells, *pipes, f"{f.busiest_over_floor:.2f}", gate, f"{f.predicted_ps:.2f}")
+        timed = ("" if value is None else f"{value:.2f}" for value in (f.measured_ps, f.of_copy))
+        table.add_row(*cells, *pipes, f"{f.busiest_over_floor:.2f}", gate, f"{f.predicted_ps:.2f}", *timed)
     Console(width=170).print(table)
 
 

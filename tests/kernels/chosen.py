@@ -23,7 +23,8 @@ def chosen_kernel(radius, angle, cos, sin, EXACT: tl.constexpr, BLOCK: tl.conste
 
 def case(exact):
     """(launch, its two results, their float64 definition)."""
-    pairs = torch.cartesian_prod(WORDS, WORDS)
+    words = WORDS.to(torch.get_default_device())
+    pairs = torch.cartesian_prod(words, words)
     pairs = torch.cat([pairs, pairs[:1].expand(1024 - len(pairs), 2)])
     radius, angle = pairs.t().contiguous()
     cos, sin = torch.empty(1024), torch.empty(1024)
