@@ -69,6 +69,10 @@ Samples samples_of(const Tensor& t) {
 
 Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11's headers call it so
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 // ---------------------------------------------------------------- results and threads
 
 // An output of this shape. A large one asks for huge pages, else touching it first costs more than the noise. Allocated
