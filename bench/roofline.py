@@ -34,7 +34,8 @@ from nmer_fast.kernels.launch import run as launched
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-B, KINDS = 1024 if DEVICE.type == "cuda" else 16, ("gaussian", "impulse")
+TOTAL = 2**26 if DEVICE.type == "cuda" else 2**20  # elements, of a launch that is timed or only compiled
+KINDS = ("gaussian", "impulse")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -156,13 +157,14 @@ def rng() -> torch.Tensor:
 
 def noisy(dtype: str, dims: tuple[int, ...], kind: str, stats: bool, most: float) -> Case:
     """add_noise_multimodal, its tiles with ids, conditions and lengths, all noisy to the end."""
-    xs = [normal(B, 64, d, dtype=dtype) for d in dims]
+    batch = max(16, TOTAL // (64 * sum(dims)))
+    xs = [normal(batch, 64, d, dtype=dtype) for d in dims]
     options = {
-        "alpha_bars": chosen(B, len(dims), value=0.3),
+        "alpha_bars": chosen(batch, len(dims), value=0.3),
         "rng": rng(),
-        "sample_ids": torch.arange(B, device=DEVICE),
-        "noisy": chosen(B, len(dims), value=True, dtype=torch.bool),
-        "lengths": chosen(B, len(dims), value=64, dtype=torch.int64),
+        "sample_ids": torch.arange(batch, device=DEVICE),
+        "noisy": chosen(batch, len(dims), value=True, dtype=torch.bool),
+        "lengths": chosen(batch, len(dims), value=64, dtype=torch.int64),
         "p": chosen(value=0.3) if kind == "impulse" else None,
         "streams": list(range(2, 2 + len(dims))),
     }
@@ -175,30 +177,33 @@ def noisy(dtype: str, dims: tuple[int, ...], kind: str, stats: bool, most: float
 
 def single(dtype: str, kind: str, most: float) -> Case:
     """add_noise, its tiles without options."""
-    x, p = normal(B, 2**16, dtype=dtype), chosen(value=0.3) if kind == "impulse" else None
-    options = (chosen(B, 1, value=0.3), rng(), None, None, None, p, [2], kind, False)
+    x, p = normal(TOTAL // 2**16, 2**16, dtype=dtype), chosen(value=0.3) if kind == "impulse" else None
+    options = (chosen(len(x), 1, value=0.3), rng(), None, None, None, p, [2], kind, False)
     launch = add_noise_multimodal.planned([x], [torch.empty_like(x)], None, *options)
     return Case(f"add_noise, {kind}", dtype, launch, launch.constants["BLOCK"], x.numel(), 2 * x.element_size(), most)
 
 
 def made(dtype: str) -> Case:
     """Noise alone: one stream, so arithmetic decides."""
-    eps = normal(B, 2**16, dtype=dtype)
+    eps = normal(TOTAL // 2**16, 2**16, dtype=dtype)
     launch = noise.planned(eps, rng(), None, None, None, None, 2, "gaussian")
     return Case("noise, gaussian", dtype, launch, launch.constants["BLOCK"], eps.numel(), eps.element_size(), None)
 
 
 def mixed(dtype: str, backward: bool) -> Case:
     """mix_noise, and the backward of all noise ops."""
-    x, eps = normal(B, 2**16, dtype=dtype), None if backward else normal(B, 2**16, dtype=dtype)
-    launch = mix_noise.planned(x, eps, torch.empty_like(x), chosen(B, value=0.3), None, None, False)
+    x, eps = (
+        normal(TOTAL // 2**16, 2**16, dtype=dtype),
+        None if backward else normal(TOTAL // 2**16, 2**16, dtype=dtype),
+    )
+    launch = mix_noise.planned(x, eps, torch.empty_like(x), chosen(len(x), value=0.3), None, None, False)
     name, streams = ("mix_noise_backward", 2) if backward else ("mix_noise", 3)
     return Case(name, dtype, launch, launch.constants["BLOCK"], x.numel(), streams * x.element_size(), None)
 
 
 def vae(dtype: str, backward: bool, most: float) -> Case:
     """reparameterize_kl on rows of 512."""
-    mu, logvar, grad, a, b = (normal(128 * B, 512, dtype=dtype) for _ in range(5))
+    mu, logvar, grad, a, b = (normal(TOTAL // 512, 512, dtype=dtype) for _ in range(5))
     kl = torch.ones(len(mu), device=DEVICE)
     if backward:
         launch = reparameterize_kl.planned_backward(grad, kl, mu, logvar, a, b, rng(), None, 240)
@@ -225,7 +230,7 @@ def randn_kernel(x, y, seed, count, keep, scale, FOUR: tl.constexpr, BLOCK: tl.c
 
 def rival(dtype: str, four: bool) -> Case:
     """A row for comparison; no gate."""
-    x = normal(B * 2**16, dtype=dtype)
+    x = normal(TOTAL, dtype=dtype)
     args = {"x": x, "y": torch.empty_like(x), "seed": 12345, "count": x.numel(), "keep": 0.3, "scale": 0.95}
     launch = Launch(randn_kernel, x.numel() // 1024, args, {"FOUR": four, "BLOCK": 1024})
     name = "tl.randn4x, joined" if four else "tl.randn an element (Inductor's way)"

@@ -108,7 +108,9 @@ def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Te
         return _pack_rng(seed, draw, device)
     if device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0:  # fake tensors do not mix with real ones
         return torch.frombuffer(bytearray(pack("=qq", seed, draw)), dtype=torch.int64)  # a third of torch.tensor's time
-    return torch.tensor([seed, draw], dtype=torch.int64, device=device)
+    rng = torch.full((2,), draw, dtype=torch.int64, device=device)  # by kernels: torch.tensor's copy waits for a GPU
+    rng.select(0, 0).fill_(seed)
+    return rng
 
 
 def plain_int(value: Any) -> Any:

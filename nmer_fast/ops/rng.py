@@ -11,7 +11,7 @@ from ._library import define
 
 def _next(rng: Tensor) -> Tensor:
     snapshot = rng.clone()
-    rng[1] += 1
+    rng.select(0, 1).add_(1)
     return snapshot
 
 

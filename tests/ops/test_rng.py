@@ -33,7 +33,7 @@ def run(model, x, steps=3):
     for _ in range(steps):
         leaf = x.clone().requires_grad_()
         y = model(leaf)
-        out += [y.detach(), *torch.autograd.grad(y.sum(), [leaf, *model.parameters()])]
+        out += [t.detach().clone() for t in (y, *torch.autograd.grad(y.sum(), [leaf, *model.parameters()]))]
     return out
 
 
