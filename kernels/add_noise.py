@@ -24,6 +24,6 @@ def add_noise(
     """The registered op."""
     x = x.contiguous()
     y, eps = torch.empty_like(x), torch.empty_like(x) if return_noise else None
-    alpha_bars = alpha_bar.expand(len(x)).unsqueeze(1)
+    alpha_bars = alpha_bar.unsqueeze(1) if alpha_bar.dim() else alpha_bar
     run(planned([x], [y], eps, alpha_bars, rng, sample_ids, noisy, lengths, p, [stream], kind, False))
     return y, x.new_empty(0) if eps is None else eps

@@ -11,12 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
+from .launch import Launch, hidden, precision, row_of, run, steps_of, strides, tiling
 from .tile import count_of, is_noisy, place_of, root, root_of_rest, scaled, valid_of
 from .words import below, eps_quads, eps_tile, impulse_threshold, in_order, one, squares_below, stream_key
 
+INTS = [
+    "alpha_row", "alpha_column", "ids_row", "noisy_row", "noisy_column", "lengths_row", "lengths_column",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=INTS)
 def add_noise_multimodal_kernel(
     xs, ys, eps, partials, alpha_bars, rng, ids, noisy, lengths, p,
     rows, steps, step_sizes, ends, streams,
@@ -24,31 +28,32 @@ def add_noise_multimodal_kernel(
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
     BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known.
+    """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known. Tuples are hidden.
 
     A tile goes in PARTS, one after the other: twice the elements share what is done once, in the registers of one part.
     """
     tile = tl.program_id(0)
     # The program's modality, by selection: one path of code for all. By sums of what is chosen and zeros: LLVM would
     # make of a choice between two parameters a load from a chosen address.
-    row, start, m, step_count, step_size, stream_id = rows[0], 0, 0, steps[0], step_sizes[0], streams[0]
+    row, start, m, stream_id = rows[0] >> 2, 0, 0, streams[0] >> 2
+    step_count, step_size = steps[0] >> 2, step_sizes[0] >> 2
     x_ptr, y_ptr = xs[0], ys[0]
     if len(xs) > 1:
         SIZE: tl.constexpr = xs[0].dtype.element_ty.primitive_bitwidth // 8
         row, step_count, step_size, stream_id = 0, 0, 0, 0
         to_x, to_y = tl.full((), 0, tl.int64), tl.full((), 0, tl.int64)
         for i in tl.static_range(len(xs)):
-            mine = tile < ends[i]
+            mine = tile < ends[i] >> 2
             if i > 0:
-                mine = mine & (tile >= ends[i - 1])
-                start += tl.where(mine, ends[i - 1], 0)
+                mine = mine & (tile >= ends[i - 1] >> 2)
+                start += tl.where(mine, ends[i - 1] >> 2, 0)
                 to_x += tl.where(mine, (xs[i].to(tl.int64) - xs[0].to(tl.int64)) // SIZE, 0)
                 to_y += tl.where(mine, (ys[i].to(tl.int64) - ys[0].to(tl.int64)) // SIZE, 0)
             m += tl.where(mine, i, 0)
-            row += tl.where(mine, rows[i], 0)
-            step_count += tl.where(mine, steps[i], 0)
-            step_size += tl.where(mine, step_sizes[i], 0)
-            stream_id += tl.where(mine, streams[i], 0)
+            row += tl.where(mine, rows[i] >> 2, 0)
+            step_count += tl.where(mine, steps[i] >> 2, 0)
+            step_size += tl.where(mine, step_sizes[i] >> 2, 0)
+            stream_id += tl.where(mine, streams[i] >> 2, 0)
         x_ptr, y_ptr = xs[0] + tl.multiple_of(to_x, UNIT), ys[0] + tl.multiple_of(to_y, UNIT)
     sample, first, elements, left = place_of(tile - start, row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row + m * lengths_column, step_count, step_size, elements)
@@ -120,12 +125,12 @@ def sum_partials_kernel(partials, stats, ends, BLOCK: tl.constexpr):
         if tl.program_id(0) == m:
             start = 0
             if m > 0:
-                start = ends[m - 1]
+                start = ends[m - 1] >> 2
             sums = tl.zeros((BLOCK, 4), tl.float64)
-            for first in range(start, ends[m], BLOCK):
+            for first in range(start, ends[m] >> 2, BLOCK):
                 tile = first + tl.arange(0, BLOCK)
                 at = partials + tile[:, None] * 4 + column[None, :]
-                sums += tl.load(at, mask=(tile < ends[m])[:, None], other=0.0)
+                sums += tl.load(at, mask=(tile < ends[m] >> 2)[:, None], other=0.0)
             tl.store(stats + m * 4 + column, tl.sum(sums, axis=0))
 
 
@@ -169,12 +174,13 @@ def planned(
     """The launch over contiguous xs and ys."""
     rows = [row_of(x) for x in xs]
     tiles = tiling(rows, [*xs, *ys])
-    parts = 2 if return_stats or len(xs) > 1 else 1
-    tiles["BLOCK"] *= parts
+    unit, parts = tiles["UNIT"], 2 if return_stats or len(xs) > 1 else 1
+    block = tiles["BLOCK"] = parts * tiles["BLOCK"]
     ends, programs = [], 0
     for x, row in zip(xs, rows, strict=True):
-        programs += len(x) * triton.cdiv(row, tiles["BLOCK"])
+        programs += x.shape[0] * -(-row // block)
         ends.append(programs)
+    steps, step_sizes = zip(*[steps_of(x) for x in xs], strict=True)
     alpha_row, alpha_column = strides(alpha_bars, 2) if alpha_bars.dim() == 2 else (0, *strides(alpha_bars, 1))
     noisy_row, noisy_column = strides(noisy, 2)
     lengths_row, lengths_column = strides(lengths, 2)
@@ -189,11 +195,11 @@ def planned(
         "noisy": noisy,
         "lengths": lengths,
         "p": p,
-        "rows": tuple(row // tiles["UNIT"] for row in rows),
-        "steps": tuple(steps_of(x)[0] for x in xs),
-        "step_sizes": tuple(steps_of(x)[1] for x in xs),
-        "ends": tuple(ends),
-        "streams": tuple(streams),
+        "rows": hidden([row // unit for row in rows]),
+        "steps": hidden(steps),
+        "step_sizes": hidden(step_sizes),
+        "ends": hidden(ends),
+        "streams": hidden(streams),
         "alpha_row": alpha_row,
         "alpha_column": alpha_column,
         "ids_row": strides(sample_ids, 1)[0],
@@ -211,4 +217,4 @@ def planned(
 def summed(launch: Launch, stats: Tensor) -> Launch:
     """The second launch, which adds up what the programs of the first found."""
     args = {"partials": launch.args["partials"], "stats": stats, "ends": launch.args["ends"]}
-    return Launch(sum_partials_kernel, len(stats), args, {"BLOCK": 256})
+    return Launch(sum_partials_kernel, stats.shape[0], args, {"BLOCK": 256})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,9 @@ from nmer_fast.profiling import span
 WARPS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Launch:
-    """A kernel, its programs, and its arguments by name; `constants` are compiled in."""
+    """A kernel, its programs, and its arguments by name, tensors first; `constants` are compiled in."""
 
     kernel: Any
     programs: int
@@ -30,20 +31,74 @@ class Launch:
         """Multiplications and additions are one only where the source says so."""
         return {"num_warps": self.warps, "maxnreg": self.registers, "enable_fp_fusion": False}
 
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors."""
+        first = next(iter(self.args.values()))
+        return (first[0] if isinstance(first, tuple) else first).device
+
+
+READY: dict[tuple[Any, ...], tuple[Callable[..., None], Any, Any]] = {}
+"""Compiled kernels by what they were compiled for: (launcher, function, metadata)."""
+
 
 def run(launch: Launch) -> None:
-    """Launch on the device of the tensors."""
+    """Launch on the device of the tensors. A kernel's first launch compiles it; later ones go to its launcher at once.
+
+    Triton's own way binds and describes every argument anew, which costs the host several times as long.
+    """
     if launch.programs == 0:
         return
-    device = next(t.device for value in launch.args.values() for t in _tensors(value))
-    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with on_device, span(launch.kernel.__name__.removesuffix("_kernel"), launch.programs):
-        launch.kernel[(launch.programs,)](**launch.args, **launch.constants, **launch.options)
+    device = launch.device
+    with (
+        torch.cuda.device(device) if _elsewhere(device) else nullcontext(),
+        span(launch.kernel.__name__.removesuffix("_kernel"), launch.programs),
+    ):
+        kernel, given = launch.kernel, {**launch.args, **launch.constants}
+        key = (kernel.fn, device, launch.warps, launch.registers, *launch.constants.values(), *_traits(launch.args))
+        ready = READY.get(key)
+        if ready is not None:
+            launcher, function, metadata = ready
+            values = [given[name] for name in kernel.arg_names]
+            launcher(launch.programs, 1, 1, _stream(device), function, metadata, None, None, None, *values)
+            return
+        compiled = kernel[(launch.programs,)](**given, **launch.options)
+        if compiled is not None:  # by the interpreter nothing is
+            READY[key] = compiled.run, compiled.function, compiled.packed_metadata
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    values = value if isinstance(value, tuple) else (value,)
-    return [t for t in values if isinstance(t, Tensor)]
+def _elsewhere(device: torch.device) -> bool:
+    """Whether another GPU is the current one."""
+    return device.type == "cuda" and device.index != torch.cuda.current_device()
+
+
+def _stream(device: torch.device) -> int:
+    """The current stream's handle."""
+    return torch._C._cuda_getCurrentRawStream(device.index)
+
+
+def _traits(args: dict[str, Any]) -> list[Any]:
+    """What a kernel is compiled for: which arguments there are, their types, the alignment of tensors.
+
+    No kernel is compiled for the value of an int, so none is compiled again for another batch: ints alone are
+    do_not_specialize, and those in tuples, which Triton would look at all the same, are `hidden`.
+    """
+    traits: list[Any] = []
+    for value in args.values():
+        for v in value if type(value) is tuple else (value,):
+            if v is None or type(v) is float:
+                traits.append(type(v))
+            elif type(v) is int:
+                traits.append(v < 2**31)
+            else:
+                traits.append(v.dtype)
+                traits.append(v.data_ptr() % 16 == 0)
+    return traits
+
+
+def hidden(values: Sequence[int]) -> tuple[int, ...]:
+    """Ints that are neither 1 nor a multiple of 16, which Triton compiles for; a kernel reads them >> 2."""
+    return tuple([4 * value + 2 for value in values])
 
 
 def precision(dtype: torch.dtype) -> dict[str, Any]:
@@ -56,22 +111,22 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
 
 def tiling(rows: list[int], tensors: list[Tensor]) -> dict[str, int]:
     """BLOCK elements a tile, 16 for each thread; UNIT, which every row and address is known to be a multiple of."""
-    whole = all(row % 8 == 0 for row in rows) and all(t.data_ptr() % 16 == 0 for t in tensors)
+    whole = not any([row % 8 for row in rows]) and not any([t.data_ptr() % 16 for t in tensors])
     return {"UNIT": 8 if whole else 1, "BLOCK": 16 * 32 * WARPS}
 
 
 def strides(t: Tensor | None, count: int) -> list[int]:
     """The first strides of values by sample (and modality); 0 where there is one for all."""
-    found = [] if t is None else list(t.stride())
-    return (found + [0] * count)[:count]
+    found = [] if t is None else t.stride()
+    return [*found, 0, 0][:count]
 
 
 def row_of(t: Tensor) -> int:
-    """Elements of a sample."""
-    return t.shape[1:].numel()
+    """Elements of a sample, of a tensor that has samples."""
+    return t.numel() // (t.shape[0] or 1)
 
 
 def steps_of(t: Tensor) -> tuple[int, int]:
     """(steps, elements of a step) of [B, steps, ...]."""
     steps = t.shape[1] if t.dim() > 1 else 1
-    return steps, row_of(t) // steps if steps else 0
+    return steps, row_of(t) // (steps or 1)

@@ -10,8 +10,10 @@ from torch import Tensor
 from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
 from .tile import count_of, is_noisy, place_of, root, root_of_rest, scaled, valid_of
 
+INTS = ["row", "steps", "step_size", "alpha_row", "noisy_row", "lengths_row"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=INTS)
 def mix_noise_kernel(
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
@@ -85,7 +87,7 @@ def planned(
         "noisy_row": strides(noisy, 1)[0],
         "lengths_row": strides(lengths, 1)[0],
     }
-    programs = len(x) * triton.cdiv(row, tiles["BLOCK"])
+    programs = x.shape[0] * triton.cdiv(row, tiles["BLOCK"])
     made = precision(x.dtype)
     constants = {"OF_NOISE": of_noise, "WIDE": made["WIDE"], "QUADS": made["QUADS"], **tiles}
     return Launch(mix_noise_kernel, programs, args, constants)

@@ -11,8 +11,10 @@ from .launch import Launch, precision, row_of, run, steps_of, strides, tiling
 from .tile import count_of, is_noisy, place_of, valid_of
 from .words import eps_tile, impulse_threshold, one, stream_key
 
+INTS = ["row", "steps", "step_size", "stream_id", "ids_row", "noisy_row", "lengths_row"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=INTS)
 def noise_kernel(
     eps, rng, ids, noisy, lengths, p, row, steps, step_size, stream_id, ids_row, noisy_row, lengths_row,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
@@ -78,5 +80,5 @@ def planned(
         "noisy_row": strides(noisy, 1)[0],
         "lengths_row": strides(lengths, 1)[0],
     }
-    programs = len(eps) * triton.cdiv(row, tiles["BLOCK"])
+    programs = eps.shape[0] * triton.cdiv(row, tiles["BLOCK"])
     return Launch(noise_kernel, programs, args, {"KIND": kind, **precision(eps.dtype), **tiles})

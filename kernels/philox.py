@@ -11,7 +11,7 @@ from .launch import Launch, run
 from .words import philox as philox_words
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):
     """Grid: (ceil(count / BLOCK),); counters and words int64 [count, 4]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -11,6 +11,8 @@ from .launch import Launch, precision, row_of, run, strides, tiling
 from .tile import place_of
 from .words import EX2, HALF_LOG2_E, eps_tile, one, special, stream_key
 
+INTS = ["row", "stream_id", "ids_row", "grad_kl_row"]
+
 
 @triton.jit
 def exps(logvar, WIDE: tl.constexpr):
@@ -26,7 +28,7 @@ def exps(logvar, WIDE: tl.constexpr):
     return sigma, expm1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTS)
 def reparameterize_kl_kernel(
     mu, logvar, z, kl, rng, ids, row, stream_id, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
@@ -50,7 +52,7 @@ def reparameterize_kl_kernel(
     tl.store(kl + sample, (0.5 * total).to(kl.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTS)
 def reparameterize_kl_backward_kernel(
     grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream_id, grad_kl_row, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
@@ -77,7 +79,7 @@ def reparameterize_kl(
     """The registered op."""
     mu, logvar = mu.contiguous(), logvar.contiguous()
     z = torch.empty_like(mu)
-    kl = mu.new_empty(len(mu), dtype=torch.float64 if mu.dtype == torch.float64 else torch.float32)
+    kl = mu.new_empty(mu.shape[0], dtype=torch.float64 if mu.dtype == torch.float64 else torch.float32)
     run(planned(mu, logvar, z, kl, rng, sample_ids, stream))
     return z, kl
 
@@ -114,7 +116,7 @@ def planned(
         "stream_id": stream,  # Triton takes `stream` for its own
         "ids_row": strides(sample_ids, 1)[0],
     }
-    return Launch(reparameterize_kl_kernel, len(mu), args, {**precision(mu.dtype), **tiles}, warps)
+    return Launch(reparameterize_kl_kernel, mu.shape[0], args, {**precision(mu.dtype), **tiles}, warps)
 
 
 def planned_backward(
@@ -144,7 +146,7 @@ def planned_backward(
         "grad_kl_row": strides(grad_kl, 1)[0],
         "ids_row": strides(sample_ids, 1)[0],
     }
-    programs = len(mu) * triton.cdiv(row_of(mu), tiles["BLOCK"])
+    programs = mu.shape[0] * triton.cdiv(row_of(mu), tiles["BLOCK"])
     constants = {**precision(mu.dtype), **tiles}
     return Launch(reparameterize_kl_backward_kernel, programs, args, constants, warps)
 
