@@ -1,6 +1,7 @@
 // The table of one instruction set; compiled once for each, with its flags and its name in NMER_FAST_ISA.
 #include "kernels.h"
 
+#include "lstm.h"
 #include "noise.h"
 #include "vae.h"
 
@@ -60,6 +61,8 @@ const Kernels table{
                                    out(t, grad_mu), out(t, grad_logvar));
       });
     },
+    lstm_max_pool,
+    lstm_max_pool_backward,
 };
 
 }  // namespace nmer_fast::NMER_FAST_ISA

@@ -9,7 +9,7 @@
 namespace nmer_fast {
 
 // Raised with INTERFACE in nmer_fast/ops/_library.py when an op's arguments change, so that an older build is not used.
-inline constexpr int kInterface = 1;
+inline constexpr int kInterface = 2;
 
 enum class Kind { gaussian, impulse, uniform, laplace };
 enum class Type { float32, bfloat16, float16, float64 };
@@ -26,6 +26,31 @@ struct Noise {
   std::int32_t last() const { return static_cast<std::int32_t>(threshold - 1); }
 };
 
+// Sequences end to end, as lstm.h says; encoders beside each other read the same input.
+struct Lstm {
+  int encoders, width;
+  const std::int64_t* lengths;  // of samples
+  const std::int64_t* starts;   // rows
+  const float* weight_hh;       // [encoders, 4 width, width], gates in the order i, f, g, o
+  float* gates;                 // [rows, encoders, 4 width]: what the inputs give; afterwards the gates
+  float* hidden;                // [rows, encoders, width]
+  float* cell;
+  float* pooled;                // [samples, encoders, width]
+  std::int64_t* argmax;
+};
+struct LstmBackward {
+  int encoders, width;
+  const std::int64_t* lengths;
+  const std::int64_t* starts;
+  const float* weight_hh;
+  const float* gates;
+  const float* cell;
+  const float* grad;  // of pooled
+  const std::int64_t* argmax;
+  float* d_gates;  // before their activations; zero in the unused row of each sample
+};
+inline constexpr int kGroup = 32;  // samples at most that one call takes, the longest first
+
 struct Kernels {
   const char* isa;
   void (*noise)(Type, const Noise&, std::int64_t first, std::int64_t count, void* eps);
@@ -40,6 +65,9 @@ struct Kernels {
   void (*reparameterize_kl_backward)(Type, const Noise&, std::int64_t first, std::int64_t count, const void* grad_z,
                                      double grad_kl, const void* mu, const void* logvar, void* grad_mu,
                                      void* grad_logvar);
+  // One encoder, over a group of samples.
+  void (*lstm_max_pool)(const Lstm&, int encoder, const int* samples, int count);
+  void (*lstm_max_pool_backward)(const LstmBackward&, int encoder, const int* samples, int count);
 };
 
 // Every table that this machine can run, the best one last.

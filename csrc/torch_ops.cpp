@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -204,6 +206,88 @@ std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input
   return {grad_mu, grad_logvar};
 }
 
+// Rows of each sample, one more than it has steps, end to end; samples in the order of their lengths, longest first.
+struct Sequences {
+  std::vector<Index> starts;
+  std::vector<int> order;
+  Index rows = 0;
+
+  explicit Sequences(const Tensor& lengths) : starts(lengths.numel()), order(lengths.numel()) {
+    const Index* of = lengths.const_data_ptr<Index>();
+    for (std::size_t i = 0; i < starts.size(); ++i) {
+      starts[i] = rows;
+      rows += of[i] + 1;
+      order[i] = static_cast<int>(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [of](int a, int b) { return of[a] > of[b]; });
+  }
+
+  // Calls f(encoder, samples, count) for every group of every encoder.
+  template <class F>
+  void for_groups(int encoders, const F& f) const {
+    const int count = static_cast<int>(order.size()), groups = (count + nmer_fast::kGroup - 1) / nmer_fast::kGroup;
+    parallel(0, static_cast<Index>(encoders) * groups, 1, [&](Index begin, Index end) {
+      for (Index task = begin; task < end; ++task) {
+        const int first = static_cast<int>(task % groups) * nmer_fast::kGroup;
+        f(static_cast<int>(task / groups), order.data() + first, std::min(nmer_fast::kGroup, count - first));
+      }
+    });
+  }
+};
+
+// [B, T, D] -> [rows, D]: each sample's valid steps and a row of zeros.
+Tensor packed_steps(const Tensor& input, const Tensor& lengths) {
+  const Tensor x = packed(input);
+  const Sequences sequences(lengths);
+  Tensor out = output({sequences.rows, x.size(2)}, x.scalar_type());
+  const Index* of = lengths.const_data_ptr<Index>();
+  const Index step = x.size(2) * static_cast<Index>(x.element_size()), sample = x.size(1) * step;
+  const auto* from = static_cast<const char*>(x.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  parallel(0, x.size(0), 8, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; ++b) {
+      char* here = to + sequences.starts[b] * step;
+      std::memcpy(here, from + b * sample, of[b] * step);
+      std::memset(here + of[b] * step, 0, step);
+    }
+  });
+  return out;
+}
+
+// gates [>= rows, E, 4H] hold what the inputs give, and the gates afterwards.
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_recurrence(Tensor gates, const Tensor& lengths, const Tensor& weight_hh) {
+  const Sequences sequences(lengths);
+  const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
+  Tensor hidden = output({gates.size(0), encoders, width}, ScalarType::Float), cell = output(hidden);
+  Tensor pooled = output({lengths.size(0), encoders, width}, ScalarType::Float);
+  Tensor argmax = output({lengths.size(0), encoders, width}, ScalarType::Long);
+  const nmer_fast::Lstm lstm{
+      static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(), hidden.mutable_data_ptr<float>(),
+      cell.mutable_data_ptr<float>(), pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
+  sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
+    nmer_fast::kernels().lstm_max_pool(lstm, encoder, samples, count);
+  });
+  return {pooled, argmax, hidden, cell};
+}
+
+// [rows, E, 4H]: gradients of the gates before their activations.
+Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths, const Tensor& weight_hh,
+                                const Tensor& argmax, const Tensor& cell, const Tensor& gates) {
+  const Tensor grad = packed(grad_input);
+  const Sequences sequences(lengths);
+  const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
+  Tensor d_gates = output({sequences.rows, encoders, 4 * width}, ScalarType::Float);
+  const nmer_fast::LstmBackward lstm{
+      static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      weight_hh.const_data_ptr<float>(), gates.const_data_ptr<float>(), cell.const_data_ptr<float>(),
+      grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(), d_gates.mutable_data_ptr<float>()};
+  sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
+    nmer_fast::kernels().lstm_max_pool_backward(lstm, encoder, samples, count);
+  });
+  return d_gates;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
@@ -215,6 +299,9 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("mix_noise_backward", TORCH_BOX(&mix_noise_backward));
   m.impl("reparameterize_kl", TORCH_BOX(&reparameterize_kl));
   m.impl("reparameterize_kl_backward", TORCH_BOX(&reparameterize_kl_backward));
+  m.impl("packed_steps", TORCH_BOX(&packed_steps));
+  m.impl("lstm_recurrence", TORCH_BOX(&lstm_recurrence));
+  m.impl("lstm_recurrence_backward", TORCH_BOX(&lstm_recurrence_backward));
 }
 
 // For tests and `python -m nmer_fast.ops`, through ctypes: torch needs neither.

@@ -3,7 +3,7 @@
 The same sample gets the same noise on every device and at every batch size, eager or compiled.
 """
 
-from . import _cuda
+from . import _cuda, lstm
 from ._args import rng_tensor
 from ._library import load_compiled
 from .lstm import lstm_max_pool
@@ -30,4 +30,6 @@ __all__ = [
 compiled: bool = load_compiled()
 """Whether the C++ kernels are loaded."""
 
+if compiled:
+    lstm.register_compiled()
 _cuda.register()
