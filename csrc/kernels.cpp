@@ -1,6 +1,7 @@
 // The table of one instruction set; compiled once for each, with its flags and its name in NMER_FAST_ISA.
 #include "kernels.h"
 
+#include "convolution.h"
 #include "lstm.h"
 #include "noise.h"
 #include "vae.h"
@@ -63,6 +64,9 @@ const Kernels table{
     },
     lstm_max_pool,
     lstm_max_pool_backward,
+    conv_max_pool,
+    conv_max_pool_backward,
+    kVectorsAcross * kLanes,
 };
 
 }  // namespace nmer_fast::NMER_FAST_ISA

@@ -49,6 +49,28 @@ struct LstmBackward {
   const std::int64_t* argmax;
   float* d_gates;  // before their activations; zero in the unused row of each sample
 };
+// Convolutions over time, as convolution.h says.
+struct Convolution {
+  int kernels, taps, columns, filters;  // taps: of all kernels; columns = encoders x filters
+  const int* sizes;                     // of the kernels, at most kLongestKernel
+  const std::int64_t* lengths;
+  const std::int64_t* starts;
+  const float* products;  // [rows, taps, columns]
+  const float* biases;    // [kernels, columns]
+  float* pooled;          // [samples, encoders, kernels, filters]
+  std::int64_t* argmax;
+};
+struct ConvolutionBackward {
+  int kernels, columns, samples, dims;
+  std::int64_t rows;
+  const int* sizes;
+  const float* inputs;       // [rows, dims]
+  const std::int64_t* wins;  // [kernels, columns, samples]
+  const float* grads;
+  float* const* grad_weights;  // of each kernel [columns, size, dims]
+};
+inline constexpr int kLongestKernel = 5;
+
 inline constexpr int kGroup = 32;  // samples at most that one call takes, the longest first
 
 struct Kernels {
@@ -68,6 +90,10 @@ struct Kernels {
   // One encoder, over a group of samples.
   void (*lstm_max_pool)(const Lstm&, int encoder, const int* samples, int count);
   void (*lstm_max_pool_backward)(const LstmBackward&, int encoder, const int* samples, int count);
+  // One sample; one part of the input dimensions, of `conv_part` each.
+  void (*conv_max_pool)(const Convolution&, int sample);
+  void (*conv_max_pool_backward)(const ConvolutionBackward&, int part);
+  int conv_part;
 };
 
 // Every table that this machine can run, the best one last.

@@ -206,17 +206,19 @@ std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input
   return {grad_mu, grad_logvar};
 }
 
-// Rows of each sample, one more than it has steps, end to end; samples in the order of their lengths, longest first.
+// Rows of each sample, `more` than it has steps and at least `least`, end to end; samples in the order of their lengths,
+// longest first.
 struct Sequences {
   std::vector<Index> starts;
   std::vector<int> order;
   Index rows = 0;
 
-  explicit Sequences(const Tensor& lengths) : starts(lengths.numel()), order(lengths.numel()) {
+  explicit Sequences(const Tensor& lengths, Index more = 1, Index least = 0)
+      : starts(lengths.numel()), order(lengths.numel()) {
     const Index* of = lengths.const_data_ptr<Index>();
     for (std::size_t i = 0; i < starts.size(); ++i) {
       starts[i] = rows;
-      rows += of[i] + 1;
+      rows += std::max(of[i] + more, least);
       order[i] = static_cast<int>(i);
     }
     std::stable_sort(order.begin(), order.end(), [of](int a, int b) { return of[a] > of[b]; });
@@ -235,10 +237,10 @@ struct Sequences {
   }
 };
 
-// [B, T, D] -> [rows, D]: each sample's valid steps and a row of zeros.
-Tensor packed_steps(const Tensor& input, const Tensor& lengths) {
+// [B, T, D] -> [rows, D]: each sample's valid steps, and rows of zeros: `more`, and until there are `least`.
+Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Index least) {
   const Tensor x = packed(input);
-  const Sequences sequences(lengths);
+  const Sequences sequences(lengths, more, least);
   Tensor out = output({sequences.rows, x.size(2)}, x.scalar_type());
   const Index* of = lengths.const_data_ptr<Index>();
   const Index step = x.size(2) * static_cast<Index>(x.element_size()), sample = x.size(1) * step;
@@ -248,7 +250,7 @@ Tensor packed_steps(const Tensor& input, const Tensor& lengths) {
     for (Index b = begin; b < end; ++b) {
       char* here = to + sequences.starts[b] * step;
       std::memcpy(here, from + b * sample, of[b] * step);
-      std::memset(here + of[b] * step, 0, step);
+      std::memset(here + of[b] * step, 0, (std::max(of[b] + more, least) - of[b]) * step);
     }
   });
   return out;
@@ -288,6 +290,61 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
   return d_gates;
 }
 
+// products [rows, taps, columns] of packed_steps(x, lengths, 0, longest kernel); biases [kernels, E, F].
+std::tuple<Tensor, Tensor> windows_max(const Tensor& products, const Tensor& lengths, const std::vector<Index>& sizes,
+                                       const Tensor& biases) {
+  const Index batch = lengths.size(0), encoders = biases.size(1), kernels = biases.size(0), filters = biases.size(2);
+  const Sequences sequences(lengths, 0, *std::max_element(sizes.begin(), sizes.end()));
+  const std::vector<int> kernel_sizes(sizes.begin(), sizes.end());
+  Tensor pooled = output({batch, encoders, kernels * filters}, ScalarType::Float);
+  Tensor argmax = output({batch, encoders, kernels * filters}, ScalarType::Long);
+  const nmer_fast::Convolution convolution{
+      static_cast<int>(kernels), static_cast<int>(products.size(1)), static_cast<int>(encoders * filters),
+      static_cast<int>(filters), kernel_sizes.data(), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      products.const_data_ptr<float>(), biases.const_data_ptr<float>(), pooled.mutable_data_ptr<float>(),
+      argmax.mutable_data_ptr<Index>()};
+  parallel(0, batch, 1, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; ++b) nmer_fast::kernels().conv_max_pool(convolution, static_cast<int>(b));
+  });
+  return {pooled, argmax};
+}
+
+// Gradients [E, F, size, D] of the weights of each kernel, from those of pooled, which are 0 where ReLU cut.
+std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths, const std::vector<Index>& sizes,
+                                    const Tensor& grad, const Tensor& argmax) {
+  const Index batch = lengths.size(0), kernels = static_cast<Index>(sizes.size()), encoders = grad.size(1);
+  const Index filters = grad.size(2) / kernels, columns = encoders * filters, dims = inputs.size(1);
+  const Sequences sequences(lengths, 0, *std::max_element(sizes.begin(), sizes.end()));
+  const std::vector<int> kernel_sizes(sizes.begin(), sizes.end());
+  const auto* from = grad.const_data_ptr<float>();
+  const auto* when = argmax.const_data_ptr<Index>();
+  std::vector<Index> wins(kernels * columns * batch);
+  std::vector<float> grads(wins.size());
+  for (Index b = 0; b < batch; ++b)
+    for (Index e = 0; e < encoders; ++e)
+      for (Index k = 0; k < kernels; ++k)
+        for (Index f = 0; f < filters; ++f) {
+          const Index source = ((b * encoders + e) * kernels + k) * filters + f;
+          const Index to = (k * columns + e * filters + f) * batch + b;
+          wins[to] = sequences.starts[b] + when[source];
+          grads[to] = from[source];
+        }
+  std::vector<Tensor> out;
+  std::vector<float*> to;
+  for (const Index size : sizes) {
+    out.push_back(output({encoders, filters, size, dims}, ScalarType::Float));
+    to.push_back(out.back().mutable_data_ptr<float>());
+  }
+  const nmer_fast::ConvolutionBackward convolution{
+      static_cast<int>(kernels), static_cast<int>(columns), static_cast<int>(batch), static_cast<int>(dims),
+      inputs.size(0), kernel_sizes.data(), inputs.const_data_ptr<float>(), wins.data(), grads.data(), to.data()};
+  const Index part = nmer_fast::kernels().conv_part;
+  parallel(0, (dims + part - 1) / part, 1, [&](Index begin, Index end) {
+    for (Index p = begin; p < end; ++p) nmer_fast::kernels().conv_max_pool_backward(convolution, static_cast<int>(p));
+  });
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
@@ -302,6 +359,8 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("packed_steps", TORCH_BOX(&packed_steps));
   m.impl("lstm_recurrence", TORCH_BOX(&lstm_recurrence));
   m.impl("lstm_recurrence_backward", TORCH_BOX(&lstm_recurrence_backward));
+  m.impl("windows_max", TORCH_BOX(&windows_max));
+  m.impl("winning_windows", TORCH_BOX(&winning_windows));
 }
 
 // For tests and `python -m nmer_fast.ops`, through ctypes: torch needs neither.

@@ -52,7 +52,7 @@ _lstm_max_pool_backward = define(
     _fake_backward,
 )
 # Parts that the C++ library alone has; what they leave out are matrix products, which torch's library does best.
-LIBRARY.define("packed_steps(Tensor x, Tensor lengths) -> Tensor")
+LIBRARY.define("packed_steps(Tensor x, Tensor lengths, int more, int least) -> Tensor")
 LIBRARY.define(
     "lstm_recurrence(Tensor(a!) gates, Tensor lengths, Tensor weight_hh) -> (Tensor, Tensor, Tensor, Tensor)"
 )
@@ -77,7 +77,7 @@ def _cpu(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias:
     if not _served(x, weight_hh):
         return reference.lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    inputs = torch.ops.nmer_fast.packed_steps(x, lengths)
+    inputs = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0)
     gates = x.new_empty(x.shape[0] * (x.shape[1] + 1), *bias.shape)
     torch.addmm(bias.flatten(), inputs, weight_ih.flatten(0, 1).t(), out=gates.flatten(1)[: len(inputs)])
     pooled, argmax, hidden, cell = torch.ops.nmer_fast.lstm_recurrence(gates, lengths, weight_hh.contiguous())
@@ -102,7 +102,7 @@ def _cpu_backward(
             grad, x, lengths, weight_ih, weight_hh, argmax, hidden, cell, gates, need_x
         )
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    inputs = torch.ops.nmer_fast.packed_steps(x, lengths)
+    inputs = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0)
     d_gates = torch.ops.nmer_fast.lstm_recurrence_backward(grad, lengths, weight_hh.contiguous(), argmax, cell, gates)
     flat = d_gates.flatten(1)
     grad_hh = torch.stack([d_gates[:, e].t() @ hidden[: len(inputs), e] for e in range(weight_hh.shape[0])])

@@ -303,3 +303,52 @@ def lstm_max_pool_backward(
     grad_ih = torch.einsum("tebg,btd->egd", d_gates, inputs)
     grad_hh = torch.einsum("tebg,tebh->egh", d_gates, hidden[:-1])
     return grad_x.contiguous(), grad_ih.contiguous(), grad_hh.contiguous(), d_gates.sum((0, 2))
+
+
+def conv_max_pool(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Taps [E, F, k, D] and biases [E, F] of each kernel: (max over windows, ReLU [B, E, F of all], the first window).
+
+    All taps of all kernels are one product; a convolution is the sum of its taps, each shifted to its step.
+    """
+    steps, encoders = x.shape[1], taps[0].shape[0]
+    longest, windows = max(t.shape[2] for t in taps), max(steps, 1)
+    x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
+    x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))
+    at, pooled, argmax = torch.arange(windows, device=x.device), [], []
+    for weight, bias in zip(taps, biases, strict=True):
+        kernel = weight.shape[2]
+        products = torch.nn.functional.linear(x, weight.permute(2, 0, 1, 3).flatten(0, 2)).unflatten(
+            2, (kernel, encoders, -1)
+        )
+        total = bias
+        for tap in range(kernel):
+            total = total + products[:, tap : tap + windows, tap]
+        counts = (at + kernel <= lengths[:, None]) | (at == 0)
+        best = torch.where(counts[..., None, None], total, float("-inf")).max(dim=1)
+        pooled.append(torch.where(lengths[:, None, None] > 0, best.values.relu(), 0.0))
+        argmax.append(best.indices)
+    return torch.cat(pooled, 2).to(x.dtype), torch.cat(argmax, 2)
+
+
+def conv_max_pool_backward(
+    grad: Tensor, x: Tensor, lengths: Tensor, taps: list[Tensor], argmax: Tensor, need_x: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of x (empty unless needed) and of the taps; grad is 0 where ReLU cut."""
+    (batch, steps, dims), longest, windows = x.shape, max(t.shape[2] for t in taps), max(x.shape[1], 1)
+    x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
+    x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))
+    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
+    grad_x, grad_taps, first = torch.zeros_like(x), [], 0
+    for weight in taps:
+        filters = slice(first, first + weight.shape[1])
+        first = filters.stop
+        spread = x.new_zeros(batch, windows, *weight.shape[:2])
+        spread.scatter_(1, argmax[:, None, :, filters], grad[:, None, :, filters])
+        parts = [torch.einsum("btef,btd->efd", spread, x[:, tap : tap + windows]) for tap in range(weight.shape[2])]
+        grad_taps.append(torch.stack(parts, dim=2))
+        for tap in range(weight.shape[2] if need_x else 0):
+            grad_x[:, tap : tap + windows] += torch.einsum("btef,efd->btd", spread, weight[:, :, tap])
+    if not need_x:
+        return x.new_empty(0), grad_taps
+    valid = valid_mask((batch, steps, dims), lengths, x.device)
+    return torch.where(valid, grad_x[:, :steps], 0.0).contiguous(), grad_taps
