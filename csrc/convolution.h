@@ -1,8 +1,9 @@
-// Convolutions over time whose maximum alone is kept: the maximum of what a matrix product left of each tap, and the
-// gradient of the weights, which only the windows that won have a part in.
+// Convolutions over time whose maximum alone is kept, forward, and the gradient of their weights, which only the windows
+// that won have a part in.
 //
-// Samples stand end to end, `rows` of zeros after each that is shorter than the longest kernel. Columns are filters of
-// encoders; a product's row holds a block of them for each tap of each kernel. They are a multiple of 16.
+// Samples stand end to end, those shorter than the longest kernel with rows of zeros after them. Columns are the filters of
+// all encoders; they are a multiple of 16. A window's inputs are consecutive, so a convolution is a matrix product whose
+// rows overlap.
 #pragma once
 
 #include <algorithm>
@@ -11,39 +12,85 @@
 #include <vector>
 
 #include "kernels.h"
-#include "simd.h"
+#include "product.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-// One sample: max over its windows of bias + the taps' products, and 0; which window it was.
-inline void conv_max_pool(const Convolution& s, int sample) {
-  const long row = static_cast<long>(s.taps) * s.columns;
-  const float* products = s.products + s.starts[sample] * row;
-  const long to = static_cast<long>(sample) * s.kernels * s.columns;
-  int first = 0;
-  for (int kernel = 0; kernel < s.kernels; first += s.sizes[kernel++]) {
-    const int size = s.sizes[kernel], windows = std::max(static_cast<int>(s.lengths[sample]) - size, 0) + 1;
-    for (int column = 0; column < s.columns; column += kLanes) {
-      const F32 bias = load(s.biases + static_cast<long>(kernel) * s.columns + column);
-      F32 best = splat(-std::numeric_limits<float>::infinity());
-      I32 when{};
-      for (int t = 0; t < windows; ++t) {
-        F32 sum = bias;
-        for (int tap = 0; tap < size; ++tap)
-          sum = sum + load(products + (t + tap) * row + static_cast<long>(first + tap) * s.columns + column);
-        const I32 stays = (I32)(sum <= best) | (I32)(best != best);  // what is no number is seen at the end
-        when = (when & stays) | ((I32{} + t) & ~stays);
-        best = where_negative(stays, best, sum);
+// Columns of a panel: four vectors', or one vector's where there are not as many.
+inline int conv_panel(int columns) { return columns % (4 * kLanes) == 0 ? 4 * kLanes : kLanes; }
+
+// One tap of a kernel [columns, size, dims] as panels [columns / panel, dims, panel].
+inline void conv_pack(const float* weight, int columns, int size, int tap, int dims, float* panels) {
+  const int panel = conv_panel(columns);
+  for (int first = 0; first < columns; first += panel)
+    for (int d = 0; d < dims; ++d)
+      for (int c = 0; c < panel; ++c)
+        *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
+}
+
+// The products of all windows, tap by tap, one panel's columns: sums [windows, panel].
+template <int kVectors>
+inline void window_products(const float* const* windows, int count, const float* const* panels, int size, int dims,
+                            float* sums) {
+  for (int tap = 0; tap < size; ++tap) {
+    for_tiles(0, count, [&](int first, auto tile) {
+      constexpr int kRows = decltype(tile)::value;
+      F32 acc[kRows][kVectors] = {};  // a tap's own sum, so that rounding does not grow with the kernel
+      const float* rows[kRows];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) rows[r] = windows[first + r] + static_cast<long>(tap) * dims;
+      multiply(rows, panels[tap], dims, acc);
+      float* to = sums + first * static_cast<long>(kVectors) * kLanes;
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v, to += kLanes) store(to, tap > 0 ? load(to) + acc[r][v] : acc[r][v]);
       }
-      const I32 off = s.lengths[sample] > 0 ? (I32)(best <= F32{}) : I32{} - 1;
-      alignas(64) float top[kLanes];
-      store(top, where_negative(off, F32{}, best));
-      for (int lane = 0; lane < kLanes; ++lane) {  // [sample, encoder, kernel, filter]
-        const int encoder = (column + lane) / s.filters, filter = (column + lane) % s.filters;
-        const long at = to + (static_cast<long>(encoder) * s.kernels + kernel) * s.filters + filter;
-        s.pooled[at] = top[lane];
-        s.argmax[at] = when[lane];
+    });
+  }
+}
+
+// Samples from `begin` to `end`, one panel's columns of every kernel: max over windows of bias + product, and 0; which
+// window it was.
+inline void conv_max_pool(const Convolution& s, int begin, int end, int panel) {
+  const int columns = s.encoders * s.filters, across = conv_panel(columns);
+  std::vector<const float*> windows;
+  std::vector<float> sums;
+  for (int kernel = 0, first = 0; kernel < s.kernels; first += s.sizes[kernel++]) {
+    const int size = s.sizes[kernel];
+    windows.clear();
+    for (int b = begin; b < end; ++b)
+      for (long t = 0; t < (s.lengths[b] > 0 ? std::max<long>(s.lengths[b] - size, 0) + 1 : 0); ++t)
+        windows.push_back(s.inputs + (s.starts[b] + t) * s.dims);
+    sums.resize(windows.size() * across);
+    const float* panels[kLongestKernel];
+    for (int tap = 0; tap < size; ++tap)
+      panels[tap] = s.panels + (static_cast<long>(first + tap) * columns + static_cast<long>(panel) * across) * s.dims;
+    const int count = static_cast<int>(windows.size());
+    if (across == kLanes) window_products<1>(windows.data(), count, panels, size, s.dims, sums.data());
+    else window_products<4>(windows.data(), count, panels, size, s.dims, sums.data());
+    const float* products = sums.data();
+    for (int b = begin; b < end; ++b) {
+      const int of_sample = s.lengths[b] > 0 ? std::max(static_cast<int>(s.lengths[b]) - size, 0) + 1 : 0;
+      for (int c = 0; c < across; c += kLanes) {
+        const int column = panel * across + c;
+        const F32 bias = load(s.biases + static_cast<long>(kernel) * columns + column);
+        F32 best = splat(-std::numeric_limits<float>::infinity());
+        I32 when{};
+        for (int t = 0; t < of_sample; ++t) {
+          const F32 sum = bias + load(products + static_cast<long>(t) * across + c);
+          const I32 stays = (I32)(sum <= best) | (I32)(best != best);  // what is no number is seen at the end
+          when = (when & stays) | ((I32{} + t) & ~stays);
+          best = where_negative(stays, best, sum);
+        }
+        alignas(64) float top[kLanes];
+        store(top, where_negative((I32)(best <= F32{}), F32{}, best));
+        for (int lane = 0; lane < kLanes; ++lane) {  // [sample, encoder, kernel, filter]
+          const int encoder = (column + lane) / s.filters, filter = (column + lane) % s.filters;
+          const long at = ((static_cast<long>(b) * s.encoders + encoder) * s.kernels + kernel) * s.filters + filter;
+          s.pooled[at] = top[lane];
+          s.argmax[at] = when[lane];
+        }
       }
+      products += static_cast<long>(of_sample) * across;
     }
   }
 }

@@ -64,6 +64,8 @@ const Kernels table{
     },
     lstm_max_pool,
     lstm_max_pool_backward,
+    conv_panel,
+    conv_pack,
     conv_max_pool,
     conv_max_pool_backward,
     kVectorsAcross * kLanes,

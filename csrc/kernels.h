@@ -51,13 +51,14 @@ struct LstmBackward {
 };
 // Convolutions over time, as convolution.h says.
 struct Convolution {
-  int kernels, taps, columns, filters;  // taps: of all kernels; columns = encoders x filters
-  const int* sizes;                     // of the kernels, at most kLongestKernel
+  int kernels, encoders, filters, dims;
+  const int* sizes;  // of the kernels, at most kLongestKernel
   const std::int64_t* lengths;
   const std::int64_t* starts;
-  const float* products;  // [rows, taps, columns]
-  const float* biases;    // [kernels, columns]
-  float* pooled;          // [samples, encoders, kernels, filters]
+  const float* inputs;  // [rows, dims]
+  const float* panels;  // of each tap of each kernel, by conv_pack
+  const float* biases;  // [kernels, encoders, filters]
+  float* pooled;        // [samples, encoders, kernels, filters]
   std::int64_t* argmax;
 };
 struct ConvolutionBackward {
@@ -90,8 +91,10 @@ struct Kernels {
   // One encoder, over a group of samples.
   void (*lstm_max_pool)(const Lstm&, int encoder, const int* samples, int count);
   void (*lstm_max_pool_backward)(const LstmBackward&, int encoder, const int* samples, int count);
-  // One sample; one part of the input dimensions, of `conv_part` each.
-  void (*conv_max_pool)(const Convolution&, int sample);
+  // Panels of one tap; a panel's columns of some samples; one part of the input dimensions, of `conv_part` each.
+  int (*conv_panel)(int columns);
+  void (*conv_pack)(const float* weight, int columns, int size, int tap, int dims, float* panels);
+  void (*conv_max_pool)(const Convolution&, int begin, int end, int panel);
   void (*conv_max_pool_backward)(const ConvolutionBackward&, int part);
   int conv_part;
 };

@@ -12,11 +12,9 @@
 
 #include "gaussian.h"
 #include "kernels.h"
-#include "simd.h"
+#include "product.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
-
-inline constexpr int kTile = kBytes == 64 ? 6 : 3;  // samples whose sums a tile holds in registers, four vectors each
 
 // e^x, relative error 2^-23 where it is normal; x = n ln 2 + r, as exp_and_expm1 in vae.h.
 inline F32 exponential(F32 x) {
@@ -41,35 +39,6 @@ inline std::vector<float> gates_together(const float* weight, int width) {
       for (int gate = 0; gate < 4; ++gate)
         for (int lane = 0; lane < kLanes; ++lane) *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
   return out;
-}
-
-// sums += rows' values times kVectors columns of a panel [depth, kVectors * kLanes]. A function of its own, or the compiler
-// keeps the sums in memory.
-template <int kRows, int kVectors>
-[[gnu::noinline]] void multiply(const float* const* rows, const float* panel, int depth, F32 (&sums)[kRows][kVectors]) {
-  F32 acc[kRows][kVectors];
-  std::memcpy(acc, sums, sizeof(acc));
-  for (int k = 0; k < depth; ++k) {
-    F32 b[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) b[v] = load(panel + (k * kVectors + v) * kLanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const F32 a = splat(rows[r][k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
-    }
-  }
-  std::memcpy(sums, acc, sizeof(acc));
-}
-
-// Calls f with the rows of each tile as a constant: kTile of them, then what is left.
-template <int kRows = kTile, class F>
-inline void for_tiles(int begin, int end, const F& f) {
-  for (; begin + kRows <= end; begin += kRows) f(begin, std::integral_constant<int, kRows>{});
-  if constexpr (kRows > 1) {
-    if (begin < end) for_tiles<kRows - 1>(begin, end, f);
-  }
 }
 
 // Where a group's samples stand, at one step.

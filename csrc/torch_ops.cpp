@@ -290,21 +290,43 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
   return d_gates;
 }
 
-// products [rows, taps, columns] of packed_steps(x, lengths, 0, longest kernel); biases [kernels, E, F].
-std::tuple<Tensor, Tensor> windows_max(const Tensor& products, const Tensor& lengths, const std::vector<Index>& sizes,
+// inputs: packed_steps(x, lengths, 0, longest kernel); taps of each kernel [E, F, size, D]; biases [kernels, E, F].
+std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengths, const std::vector<Tensor>& taps,
                                        const Tensor& biases) {
-  const Index batch = lengths.size(0), encoders = biases.size(1), kernels = biases.size(0), filters = biases.size(2);
+  constexpr int kTogether = 32;  // samples that read a panel while a cache holds it
+  const auto& k = nmer_fast::kernels();
+  const int batch = static_cast<int>(lengths.size(0)), encoders = static_cast<int>(biases.size(1));
+  const int kernels = static_cast<int>(biases.size(0)), filters = static_cast<int>(biases.size(2));
+  const int columns = encoders * filters, dims = static_cast<int>(inputs.size(1));
+  std::vector<Tensor> weights;
+  std::vector<int> sizes;
+  std::vector<std::pair<int, int>> places;  // (kernel, tap) of every tap
+  for (const Tensor& t : taps) {
+    weights.push_back(packed(t));
+    for (int tap = 0; tap < t.size(2); ++tap) places.emplace_back(sizes.size(), tap);
+    sizes.push_back(static_cast<int>(t.size(2)));
+  }
   const Sequences sequences(lengths, 0, *std::max_element(sizes.begin(), sizes.end()));
-  const std::vector<int> kernel_sizes(sizes.begin(), sizes.end());
+  Tensor panels = output({static_cast<Index>(places.size()), columns, dims}, ScalarType::Float);
+  float* to = panels.mutable_data_ptr<float>();
+  parallel(0, static_cast<Index>(places.size()), 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const auto [kernel, tap] = places[i];
+      k.conv_pack(weights[kernel].const_data_ptr<float>(), columns, sizes[kernel], tap, dims, to + i * columns * dims);
+    }
+  });
   Tensor pooled = output({batch, encoders, kernels * filters}, ScalarType::Float);
   Tensor argmax = output({batch, encoders, kernels * filters}, ScalarType::Long);
   const nmer_fast::Convolution convolution{
-      static_cast<int>(kernels), static_cast<int>(products.size(1)), static_cast<int>(encoders * filters),
-      static_cast<int>(filters), kernel_sizes.data(), lengths.const_data_ptr<Index>(), sequences.starts.data(),
-      products.const_data_ptr<float>(), biases.const_data_ptr<float>(), pooled.mutable_data_ptr<float>(),
+      kernels, encoders, filters, dims, sizes.data(), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      inputs.const_data_ptr<float>(), to, biases.const_data_ptr<float>(), pooled.mutable_data_ptr<float>(),
       argmax.mutable_data_ptr<Index>()};
-  parallel(0, batch, 1, [&](Index begin, Index end) {
-    for (Index b = begin; b < end; ++b) nmer_fast::kernels().conv_max_pool(convolution, static_cast<int>(b));
+  const int across = columns / k.conv_panel(columns), groups = (batch + kTogether - 1) / kTogether;
+  parallel(0, static_cast<Index>(across) * groups, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const int first = static_cast<int>(task % groups) * kTogether;
+      k.conv_max_pool(convolution, first, std::min(first + kTogether, batch), static_cast<int>(task / groups));
+    }
   });
   return {pooled, argmax};
 }

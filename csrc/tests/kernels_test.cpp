@@ -174,57 +174,63 @@ void lstm(const Kernels& k, int width) {
   }
 }
 
-// One encoder's kernels of 2 and 5 steps over short and long samples, against sums in double.
-void convolution(const Kernels& k, int dims) {
-  constexpr int kSizes[] = {2, 5}, kFilters = 16, kSamples = 4, kTaps = 7;
+// Two encoders' kernels of 2 and 5 steps over short and long samples, against sums in double.
+void convolution(const Kernels& k, int dims, int filters) {
+  constexpr int kSizes[] = {2, 5}, kEncoders = 2, kSamples = 4;
+  const int columns = kEncoders * filters, panel = k.conv_panel(columns);
   const std::int64_t lengths[kSamples] = {6, 0, 1, 5};
   std::int64_t starts[kSamples], rows = 0;
   for (int i = 0; i < kSamples; ++i) starts[i] = rows, rows += std::max<std::int64_t>(lengths[i], 5);
-  const auto inputs = buffer<float>(rows * dims), weight = buffer<float>(kTaps * kFilters * dims);
-  const auto products = buffer<float>(rows * kTaps * kFilters), biases = buffer<float>(2 * kFilters, 0.125f);
+  const auto inputs = buffer<float>(rows * dims), biases = buffer<float>(2 * columns, 0.125f);
   for (int b = 0; b < kSamples; ++b)
     for (std::int64_t i = 0; i < lengths[b] * dims; ++i) inputs[starts[b] * dims + i] = chance(starts[b] * dims + i);
-  for (std::int64_t i = 0; i < kTaps * kFilters * dims; ++i) weight[i] = chance(7000000 + i);
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (int c = 0; c < kTaps * kFilters; ++c)
-      for (int d = 0; d < dims; ++d) products[r * kTaps * kFilters + c] += inputs[r * dims + d] * weight[c * dims + d];
-  auto pooled = buffer<float>(kSamples * 2 * kFilters);
-  auto argmax = buffer<std::int64_t>(kSamples * 2 * kFilters);
-  const Convolution forward{2, kTaps, kFilters, kFilters, kSizes, lengths, starts, products.get(), biases.get(),
-                            pooled.get(), argmax.get()};
-  for (int b = 0; b < kSamples; ++b) k.conv_max_pool(forward, b);
-  auto wins = buffer<std::int64_t>(2 * kFilters * kSamples);
-  auto grads = buffer<float>(2 * kFilters * kSamples);
+  const std::unique_ptr<float[]> weights[] = {buffer<float>(columns * 2 * dims), buffer<float>(columns * 5 * dims)};
+  const auto panels = buffer<float>(7 * columns * dims);
   for (int kernel = 0, first = 0; kernel < 2; first += kSizes[kernel++]) {
-    for (int f = 0; f < kFilters; ++f) {
+    for (int i = 0; i < columns * kSizes[kernel] * dims; ++i) weights[kernel][i] = chance(7000000 + i) / 2;
+    for (int tap = 0; tap < kSizes[kernel]; ++tap)
+      k.conv_pack(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
+  }
+  auto pooled = buffer<float>(kSamples * 2 * columns);
+  auto argmax = buffer<std::int64_t>(kSamples * 2 * columns);
+  const Convolution forward{2,       kEncoders,    filters,      dims,         kSizes,       lengths, starts,
+                            inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
+  for (int p = 0; p < columns / panel; ++p) {
+    k.conv_max_pool(forward, 0, 3, p);
+    k.conv_max_pool(forward, 3, kSamples, p);
+  }
+  auto wins = buffer<std::int64_t>(2 * columns * kSamples);
+  auto grads = buffer<float>(2 * columns * kSamples);
+  for (int kernel = 0; kernel < 2; ++kernel) {
+    for (int c = 0; c < columns; ++c) {
       for (int b = 0; b < kSamples; ++b) {
         double best = 0;
         const std::int64_t windows = std::max<std::int64_t>(lengths[b] - kSizes[kernel], 0) + 1;
         for (int t = 0; t < windows && lengths[b] > 0; ++t) {
           double sum = 0.125;
-          for (int tap = 0; tap < kSizes[kernel]; ++tap)
-            sum += products[((starts[b] + t + tap) * kTaps + first + tap) * kFilters + f];
+          for (int i = 0; i < kSizes[kernel] * dims; ++i)
+            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) * weights[kernel][c * kSizes[kernel] * dims + i];
           best = std::max(best, sum);
         }
-        const int at = (b * 2 + kernel) * kFilters + f;
+        const int at = ((b * kEncoders + c / filters) * 2 + kernel) * filters + c % filters;
         check(std::fabs(pooled[at] - best) <= 1e-5, "convolution", k.isa, at);
-        wins[(kernel * kFilters + f) * kSamples + b] = starts[b] + argmax[at];
-        grads[(kernel * kFilters + f) * kSamples + b] = pooled[at] > 0 ? chance(9000000 + at) : 0;
+        wins[(kernel * columns + c) * kSamples + b] = starts[b] + argmax[at];
+        grads[(kernel * columns + c) * kSamples + b] = pooled[at] > 0 ? chance(9000000 + at) : 0;
       }
     }
   }
-  auto first_grad = buffer<float>(kFilters * 2 * dims), second_grad = buffer<float>(kFilters * 5 * dims);
+  auto first_grad = buffer<float>(columns * 2 * dims), second_grad = buffer<float>(columns * 5 * dims);
   float* const to[] = {first_grad.get(), second_grad.get()};
-  const ConvolutionBackward backward{2,      kFilters,     kSamples,   dims,        rows,
+  const ConvolutionBackward backward{2,      columns,      kSamples,   dims,        rows,
                                      kSizes, inputs.get(), wins.get(), grads.get(), to};
   for (int part = 0; part * k.conv_part < dims; ++part) k.conv_max_pool_backward(backward, part);
   for (int kernel = 0; kernel < 2; ++kernel)
-    for (int f = 0; f < kFilters; ++f)
+    for (int f = 0; f < columns; ++f)
       for (int tap = 0; tap < kSizes[kernel]; ++tap)
         for (int d = 0; d < dims; ++d) {
           double sum = 0;
           for (int b = 0; b < kSamples; ++b) {
-            const int at = (kernel * kFilters + f) * kSamples + b;
+            const int at = (kernel * columns + f) * kSamples + b;
             sum += static_cast<double>(grads[at]) * inputs[(wins[at] + tap) * dims + d];
           }
           check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa, d);
@@ -250,7 +256,7 @@ int main() {
       vae(*k, count);
     }
     for (const int width : {16, 64}) lstm(*k, width);
-    for (const int dims : {1, 31, 64, 70}) convolution(*k, dims);
+    for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);
   }
   check(!use_kernels("abacus"), "an unknown instruction set is refused", "all", 0);

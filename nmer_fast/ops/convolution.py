@@ -41,8 +41,8 @@ _conv_max_pool_backward = define(
     reference.conv_max_pool_backward,
     _fake_backward,
 )
-# Parts that the C++ library alone has, beside the matrix product.
-LIBRARY.define("windows_max(Tensor products, Tensor lengths, int[] sizes, Tensor biases) -> (Tensor, Tensor)")
+# Parts that the C++ library alone has, on packed_steps.
+LIBRARY.define("windows_max(Tensor inputs, Tensor lengths, Tensor[] taps, Tensor biases) -> (Tensor, Tensor)")
 LIBRARY.define("winning_windows(Tensor inputs, Tensor lengths, int[] sizes, Tensor grad, Tensor argmax) -> Tensor[]")
 
 
@@ -68,13 +68,10 @@ def _packed(x: Tensor, lengths: Tensor, taps: list[Tensor]) -> tuple[Tensor, Ten
 
 
 def _cpu(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """One product for all taps of all kernels of all encoders."""
     if not _served(x, taps):
         return reference.conv_max_pool(x, lengths, taps, biases)
-    inputs, lengths, sizes = _packed(x, lengths, taps)
-    columns = torch.cat([t.permute(2, 0, 1, 3).flatten(0, 2) for t in taps])  # [taps E F, D]
-    products = (inputs @ columns.t()).unflatten(1, (sum(sizes), -1))
-    return torch.ops.nmer_fast.windows_max(products, lengths, sizes, torch.stack(biases))
+    inputs, lengths, _ = _packed(x, lengths, taps)
+    return torch.ops.nmer_fast.windows_max(inputs, lengths, taps, torch.stack(biases))
 
 
 def _cpu_backward(
