@@ -63,17 +63,17 @@ def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) ->
 
     Kept for backward: features, clean and noisy, and of an LSTM two encoders' gates, hidden states and cells. On top of
     them the temporaries of one modality: its packed input beside the gates' gradients of both, or, of a TextCNN, the
-    products of all taps; without the C++ kernels the sums of each kernel, or its noise in float64.
+    windows' sums; without the C++ kernels the products of all taps, or its noise in float64.
     """
     kept, temporary, taps = 0, 0, sum(TextCNN.KERNELS)
     for name, dim in dims.items():
-        states, extra = (0, 2 * taps) if name in TEXT else (12, 8)
+        states, extra = (0, 4 * HIDDEN) if name in TEXT else (12 * HIDDEN, 8 * HIDDEN)
         if not ops.compiled:
-            extra = max(extra + 2 * taps, 8 * dim / HIDDEN)
+            extra = max(extra + 4 * taps * HIDDEN, 8 * dim)
         rows = size * steps[name]
-        kept += rows * (2 * dim + states * HIDDEN)
-        temporary = max(temporary, rows * (dim + extra * HIDDEN))
-    return int(kept + temporary) * FLOAT
+        kept += rows * (2 * dim + states)
+        temporary = max(temporary, rows * (dim + extra))
+    return (kept + temporary) * FLOAT
 
 
 def free_bytes(device: torch.device) -> int:

@@ -257,12 +257,12 @@ def lstm_max_pool(
             activation(gate)
         torch.addcmul(i.to(wide) * g, f.to(wide), cell[t], out=cell[t + 1])
         torch.mul(o, cell[t + 1].tanh(), out=hidden[t + 1])
-    saved = [t.permute(2, 0, 1, 3).flatten(0, 1) for t in (hidden, cell, gates)]
+    states, hidden, cell, gates = hidden[1:], *(t.permute(2, 0, 1, 3).flatten(0, 1) for t in (hidden, cell, gates))
     if steps == 0:
-        return x.new_zeros(batch, encoders, width), lengths.new_zeros(batch, encoders, width), *saved
-    states = hidden[1:].permute(2, 0, 1, 3)
-    pooled, argmax = torch.where(valid[..., None], states, float("-inf")).max(dim=1)
-    return torch.where(lengths[:, None, None] > 0, pooled, 0.0), argmax, *saved
+        none = x.new_zeros(batch, encoders, width)
+        return none, none.long(), hidden, cell, gates
+    pooled, argmax = torch.where(valid[..., None], states.permute(2, 0, 1, 3), float("-inf")).max(dim=1)
+    return torch.where(lengths[:, None, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
 
 
 def lstm_max_pool_backward(
@@ -350,5 +350,5 @@ def conv_max_pool_backward(
             grad_x[:, tap : tap + windows] += torch.einsum("btef,efd->btd", spread, weight[:, :, tap])
     if not need_x:
         return x.new_empty(0), grad_taps
-    valid = valid_mask((batch, steps, dims), lengths, x.device)
+    valid = valid_mask(torch.Size((batch, steps, dims)), lengths, x.device)
     return torch.where(valid, grad_x[:, :steps], 0.0).contiguous(), grad_taps
