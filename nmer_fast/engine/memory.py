@@ -62,7 +62,8 @@ def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) ->
     """Of a training step's activations, at their peak.
 
     Kept for backward: features, clean and noisy, and of an LSTM two encoders' gates, hidden states and cells. On top of
-    them the temporaries of one modality: its packed input, beside the gates' gradients of both where it is an LSTM's; without the C++ kernels the products of all taps, or its noise in float64.
+    them the temporaries of one modality: its packed input, beside the gates' gradients of both where it is an LSTM's;
+    without the C++ kernels the products of all taps, or its noise in float64.
     """
     kept, temporary, taps = 0, 0, sum(TextCNN.KERNELS)
     for name, dim in dims.items():
