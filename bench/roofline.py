@@ -425,7 +425,8 @@ def _plot(path: Path, found: list[Prediction]) -> None:
             ax.plot([f.gate, f.gate], [i - 0.4, i + 0.4], color="black", lw=1.5)
     ax.axvline(1, color="grey", lw=0.8, ls="--")
     ax.set_xlabel(
-        f"busiest pipe over memory floor, {DEVICES[found[0].sm].name} (predicted; black: the gate; right of 1 arithmetic decides)",
+        f"busiest pipe over memory floor, {DEVICES[found[0].sm].name}, predicted; black: the gate; "
+        "right of 1 arithmetic decides",
         fontsize=8,
     )
     figure.savefig(path, dpi=110)
