@@ -145,7 +145,12 @@ def collate(data: FeatureSet, rows: Tensor) -> Features:
 
 
 def step(
-    model: Baseline, optimizer: torch.optim.Optimizer, clean: Features, labels: Tensor, alpha_bars: Tensor, known: Conditions
+    model: Baseline,
+    optimizer: torch.optim.Optimizer,
+    clean: Features,
+    labels: Tensor,
+    alpha_bars: Tensor,
+    known: Conditions,
 ) -> dict[str, Tensor]:
     """One training step on a clean batch, each sample under one of the incomplete conditions; its losses."""
     noisy = add_noise(clean, alpha_bars, known.noisy[torch.randint(known.incomplete, (len(labels),))])
@@ -182,7 +187,13 @@ def epoch(
 
 @torch.no_grad()
 def evaluate(
-    model: Baseline, data: FeatureSet, rows: Tensor, size: int, alpha_bars: Tensor, known: Conditions, names: Sequence[str]
+    model: Baseline,
+    data: FeatureSet,
+    rows: Tensor,
+    size: int,
+    alpha_bars: Tensor,
+    known: Conditions,
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
     """Predicted classes [rows] by condition: a pass over the data for each."""
     model.eval()

@@ -210,7 +210,9 @@ class Ours:
     def evaluate(self) -> None:
         """The engine's."""
         names = self.scheduler.conditions.names[: self.scheduler.conditions.incomplete]
-        evaluate(self.model, self.batches, self.data.splits["test"], self.scheduler, 0, conditions=names, allow_leak=True)
+        evaluate(
+            self.model, self.batches, self.data.splits["test"], self.scheduler, 0, conditions=names, allow_leak=True
+        )
 
 
 class Theirs:
@@ -455,12 +457,12 @@ def linear(plan: Plan) -> list[Figure]:
         config = config_of(replace(plan, layers=1), feedforward=16, latent=8, tokens="one", heads=1)
         systems = {n: Ours(make(n), config) for n in sizes}
         times: dict[int, list[float]] = {n: [] for n in sizes}
-        for turn in range(plan.repeats + 1):
+        systems[min(sizes)].epoch()  # warms up
+        for turn in range(plan.repeats):
             for n, system in systems.items():
-                if turn == 0 and n > 8 * min(sizes):
-                    continue  # warm already
-                times[n].append(timed(system.epoch))
-        found = [figure(what, str(n), OURS, "s", times[n][-plan.repeats :]) for n in sizes]
+                if turn == 0 or n <= 8 * min(sizes):  # a large one is a mean of many steps already
+                    times[n].append(timed(system.epoch))
+        found = [figure(what, str(n), OURS, "s", times[n]) for n in sizes]
         slope, intercept, residual = line(sizes, [f.p50 for f in found])
         out += [
             *found,
