@@ -1,4 +1,4 @@
-"""NMER as its authors' released code formulates it, written anew with torch's stock layers: what the engine is timed against.
+"""NMER as its authors' released code formulates it, in torch's stock layers: what the engine is timed against.
 
 A Python loop over samples adds the noise; the teacher's features are recomputed in every step; batches are padded
 without masks, so padding is noised and read; each condition is an evaluation pass of its own; each encoder reads its
@@ -64,7 +64,7 @@ class Encoders(nn.Module):
         self.shared = nn.Linear(HIDDEN, HIDDEN)
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
-        """h' and H', [B, M * 128] each."""
+        """Specific and invariant features, [B, M * 128] each."""
         specific = [self.specific[name](x) for name, x in features.items()]
         invariant = [self.shared(self.invariant[name](x)) for name, x in features.items()]
         return torch.cat(specific, dim=1), torch.cat(invariant, dim=1)

@@ -1,4 +1,4 @@
-"""How much faster the engine trains and evaluates than the released code's formulation of NMER (baseline.py), both here.
+"""How much faster the engine trains and evaluates than the released code's formulation of NMER (baseline.py).
 
 Two CPU threads, float32, IEMOCAP's shapes and numbers. "ours" has the baseline's own Transformer (`tokens="batch"`), so
 both train the same model; "ours, one token" is the library's default, without queries and keys. Everything that is
@@ -374,11 +374,12 @@ def where(plan: Plan, data: FeatureSet, systems: dict[str, System]) -> list[Figu
 
 # Views and fresh memory: no kernel runs.
 FREE = {
-    "as_strided", "view", "_unsafe_view", "_reshape_alias", "alias", "detach", "expand", "permute", "transpose", "t",
-    "select", "slice", "unsqueeze", "squeeze", "narrow", "unbind", "split", "split_with_sizes", "chunk", "diagonal",
-    "empty", "empty_like", "empty_strided", "new_empty", "resize_", "resolve_conj", "resolve_neg", "lift_fresh",
-    "unfold", "result_type", "is_nonzero", "item", "_local_scalar_dense", "numpy_T", "view_as", "expand_as", "set_",
-    "new_empty_strided", "detach_", "_has_compatible_shallow_copy_type", "reshape", "flatten", "unflatten", "contiguous",
+    "alias", "as_strided", "chunk", "contiguous", "cudnn_is_acceptable", "detach", "detach_", "diagonal", "expand",
+    "expand_as", "flatten", "narrow", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "to",
+    "type_as", "unflatten", "view_as",
+    "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_reshape_alias", "_unsafe_view",
+    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_", "lift_fresh",
+    "result_type", "resolve_conj", "resolve_neg", "is_nonzero", "item", "_local_scalar_dense",
 }  # fmt: skip
 
 
@@ -401,7 +402,7 @@ def launches(call: Callable[[], Any]) -> int:
 
 
 def dispatched(plan: Plan, data: FeatureSet, config: Config, systems: dict[str, System]) -> list[Figure]:
-    """Operations of a step. The baseline's Adam is torch's for a GPU here: fewer than in the loop that runs on a CPU."""
+    """Operations of a step. The baseline's Adam is here as on a GPU, `foreach`: fewer than in a CPU's loop."""
     rows, out = rows_of(plan, data, 0), []
     for who, system in ((BASELINE, Theirs(data, config, foreach=True)), (OURS, systems[OURS]), (ONE, systems[ONE])):
         batch = system.batch(rows)
