@@ -68,6 +68,7 @@ class Plan:
         modalities: as many, of one small data set each.
         repeats: timed epochs of each of those.
         gemm: rows and columns of the matrices whose product shows what the machine can do.
+        compile: time the compiled step too, which takes a minute to compile.
     """
 
     batch: int = 128
@@ -80,10 +81,11 @@ class Plan:
     modalities: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     repeats: int = 3
     gemm: int = 2048
+    compile: bool = True
 
 
 FULL = Plan()
-QUICK = Plan(16, 64, 32, 1, 3, (3, 2), (256, 512, 1024), (1, 2, 3), 1, 512)
+QUICK = Plan(16, 64, 16, 1, 3, (3, 2), (128, 256, 512), (1, 2, 3), 1, 512, compile=False)
 
 
 @dataclass(frozen=True)
@@ -280,37 +282,35 @@ def steps(plan: Plan, data: FeatureSet, systems: dict[str, System]) -> list[Figu
             seconds = timed(lambda system=system, rows=rows: system.step(system.batch(rows)))
             if turn >= 0:
                 times[who].append(seconds)
-    lost = sum(c > e for c, e in zip(times[COMPILED], times[OURS], strict=True)) / plan.turns
-    return [
-        *(figure("step", "seconds", who, "s", values) for who, values in times.items()),
-        figure("compile", "turns in which compiled was slower than eager", COMPILED, "share", [lost]),
-    ]
+    out = [figure("step", "seconds", who, "s", values) for who, values in times.items()]
+    if COMPILED in times:
+        lost = sum(c > e for c, e in zip(times[COMPILED], times[OURS], strict=True)) / plan.turns
+        out.append(figure("compile", "turns that compiled lost to eager", COMPILED, "share", [lost]))
+    return out
 
 
-def epochs(systems: dict[str, System]) -> list[Figure]:
-    """An epoch and an evaluation of each system, the others twice, before and after the baseline."""
+def epochs(systems: dict[str, System], before: int) -> list[Figure]:
+    """An epoch and an evaluation of each system, ours first, then the baseline, then the compiled one again.
+
+    The compiled one's graphs are those that Dynamo has made since it had made `before`.
+    """
     train: dict[str, list[float]] = defaultdict(list)
     test: dict[str, list[float]] = defaultdict(list)
+    graphs = []
     ours = [who for who in systems if who != BASELINE]
-    for who in (*ours, BASELINE, *reversed(ours)):
+    for who in (*ours, BASELINE, *(who for who in ours if who == COMPILED)):
         train[who].append(timed(systems[who].epoch))
         test[who].append(timed(systems[who].evaluate))
+        if who == COMPILED:
+            graphs.append(counters["stats"]["unique_graphs"] - before)
     out = []
-    for what, times in (("training", train), ("evaluation", test)):
-        out += [figure("epoch", what, who, "s", times[who]) for who in systems]
     both = {who: [a + b for a, b in zip(train[who], test[who], strict=True)] for who in systems}
-    return out + [figure("epoch", "both", who, "s", values) for who, values in both.items()]
-
-
-def graphs(system: Ours, before: int) -> list[Figure]:
-    """Graphs that the compiled step has made since `before`, and those of one more epoch."""
-    first = counters["stats"]["unique_graphs"] - before
-    system.epoch()
-    later = counters["stats"]["unique_graphs"] - before - first
-    return [
-        figure("compile", "graphs after the first epoch", COMPILED, "graphs", [first]),
-        figure("compile", "graphs that a later epoch added", COMPILED, "graphs", [later]),
-    ]
+    for what, times in (("training", train), ("evaluation", test), ("both", both)):
+        out += [figure("epoch", what, who, "s", times[who]) for who in systems]
+    if graphs:
+        out.append(figure("compile", "graphs after the first epoch", COMPILED, "graphs", [graphs[0]]))
+        out.append(figure("compile", "graphs that a later epoch added", COMPILED, "graphs", [graphs[1] - graphs[0]]))
+    return out
 
 
 class Laps:
@@ -514,17 +514,20 @@ def measure(plan: Plan, quick: bool) -> list[Figure]:
     systems: dict[str, Any] = {
         BASELINE: Theirs(data, config),
         OURS: Ours(data, config),
-        COMPILED: Ours(data, config, compile=True),
         ONE: Ours(data, config_of(plan, tokens="one")),
     }
-    for who in (OURS, COMPILED):
+    if plan.compile:
+        systems[COMPILED] = Ours(data, config, compile=True)
+    for who in systems.keys() - {BASELINE, ONE}:
         out += [figure("once", what, who, "s", [seconds]) for what, seconds in systems[who].seconds.items()]
     out += [
         *limit(plan, data, systems), *steps(plan, data, systems), *where(plan, data, systems),
-        *dispatched(plan, data, config, systems), *epochs(systems), *graphs(systems[COMPILED], before),
+        *dispatched(plan, data, config, systems), *epochs(systems, before),
     ]  # fmt: skip
     del systems, data
-    return out + linear(plan)
+    out += linear(plan)
+    order = list(dict.fromkeys(f.section for f in out))
+    return sorted(out, key=lambda f: order.index(f.section))
 
 
 # ---------------------------------------------------------------- what is shown
@@ -544,7 +547,8 @@ def show(figures: list[Figure]) -> None:
         new = previous is None or previous.section != f.section
         cells = (f.section if new else "", f.what if new or previous.what != f.what else "")
         base = next((o.p50 for o in figures if (o.section, o.what, o.who) == (f.section, f.what, BASELINE)), None)
-        ratio = "" if base is None or f.who == BASELINE or f.p50 <= 0 else f"{base / f.p50:.2f}x"
+        timed_or_counted = f.unit in ("s", "operations") and f.who != BASELINE and f.p50 > 0
+        ratio = "" if base is None or not timed_or_counted else f"{base / f.p50:.2f}x"
         table.add_row(*cells, f.who, f"{f.p50:.4g}", f"{f.p20:.4g}", f"{f.p80:.4g}", f.unit, ratio)
         previous = f
     Console(width=140).print(table)
@@ -573,7 +577,7 @@ def plot(path: Path, figures: list[Figure]) -> None:
     _bars(axes[0, 0], [f for f in figures if f.section == "step"], "a training step, s")
     _bars(axes[0, 1], [f for f in figures if f.section == "epoch" and f.what == "both"], "epoch and evaluation, s")
     _bars(axes[0, 2], [f for f in figures if f.section == "operations"], "operations a step")
-    axes[0, 2].set_xscale("log")
+    axes[0, 2].set(xscale="log", xlim=(1, 20 * max(f.p80 for f in figures if f.section == "operations")))
     _stack(axes[1, 0], [f for f in figures if f.section == "parts"], "where a step's time goes, s")
     for ax, what in zip(axes[1, 1:], ("utterances", "modalities"), strict=True):
         _line(ax, [f for f in figures if f.section == what], what)
@@ -598,7 +602,7 @@ def _stack(ax: Any, figures: list[Figure], title: str) -> None:
         widths = {f.who: f.p50 for f in figures if f.what == part}
         ax.barh(list(left), [widths[who] for who in left], left=list(left.values()), label=part)
         left = {who: start + widths[who] for who, start in left.items()}
-    ax.legend(fontsize=7, ncols=2)
+    ax.legend(fontsize=7, ncols=len(PARTS), loc="upper center", bbox_to_anchor=(0.5, -0.08), handlelength=0.8)
     ax.set_title(title, fontsize=9)
 
 
@@ -610,13 +614,13 @@ def _line(ax: Any, figures: list[Figure], what: str) -> None:
     ax.plot(x, [slope * n + intercept for n in x], color="#999999")
     if what == "utterances":
         ax.set(xscale="log", yscale="log")
-    ax.set_title(f"seconds an epoch against {what} (small shapes); residuals to {residual:.1%}", fontsize=9)
+    ax.set_title(f"small shapes: s an epoch against {what}; residuals to {residual:.1%}", fontsize=9)
 
 
 def main() -> None:
     """The whole bench."""
     parser = argparse.ArgumentParser(description="training and evaluation beside the released code's formulation")
-    parser.add_argument("--quick", action="store_true", help="a glance: small sizes, few repeats")
+    parser.add_argument("--quick", action="store_true", help="a glance: small sizes, few repeats, nothing compiled")
     parser.add_argument("--memory", metavar="WHO", help=argparse.SUPPRESS)  # a process that only watches its memory
     options = parser.parse_args()
     if "OMP_NUM_THREADS" not in os.environ:

@@ -238,6 +238,7 @@ def test_table_csv_and_plot(bench, tmp_path, capsys):
         bench.figure("step", "seconds", who, "s", [t, t, t]) for who, t in ((bench.BASELINE, 3.0), (bench.OURS, 1.5))
     ]
     figures += [bench.figure("parts", p, who, "s", [0.1]) for who in (bench.BASELINE, bench.OURS) for p in bench.PARTS]
+    figures.append(bench.figure("operations", "a step", bench.OURS, "operations", [100]))
     for what in ("utterances", "modalities"):
         figures += [bench.figure(what, str(n), bench.OURS, "s", [float(n)]) for n in (1, 2)]
         figures += [
