@@ -16,18 +16,6 @@
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-// Columns of a panel: four vectors', or one vector's where there are not as many.
-inline int conv_panel(int columns) { return columns % (4 * kLanes) == 0 ? 4 * kLanes : kLanes; }
-
-// One tap of a kernel [columns, size, dims] as panels [columns / panel, dims, panel].
-inline void conv_pack(const float* weight, int columns, int size, int tap, int dims, float* panels) {
-  const int panel = conv_panel(columns);
-  for (int first = 0; first < columns; first += panel)
-    for (int d = 0; d < dims; ++d)
-      for (int c = 0; c < panel; ++c)
-        *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
-}
-
 // The products of all windows, tap by tap, one panel's columns: sums [windows, panel].
 template <int kVectors>
 inline void window_products(const float* const* windows, int count, const float* const* panels, int size, int dims,
@@ -51,7 +39,7 @@ inline void window_products(const float* const* windows, int count, const float*
 // Samples from `begin` to `end`, one panel's columns of every kernel: max over windows of bias + product, and 0; which
 // window it was.
 inline void conv_max_pool(const Convolution& s, int begin, int end, int panel) {
-  const int columns = s.encoders * s.filters, across = conv_panel(columns);
+  const int columns = s.encoders * s.filters, across = panel_of(columns);
   std::vector<const float*> windows;
   std::vector<float> sums;
   for (int kernel = 0, first = 0; kernel < s.kernels; first += s.sizes[kernel++]) {

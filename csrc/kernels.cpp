@@ -62,10 +62,11 @@ const Kernels table{
                                    out(t, grad_mu), out(t, grad_logvar));
       });
     },
+    panel_of,
+    pack_columns,
+    product,
     lstm_max_pool,
     lstm_max_pool_backward,
-    conv_panel,
-    conv_pack,
     conv_max_pool,
     conv_max_pool_backward,
     kVectorsAcross * kLanes,

@@ -26,6 +26,15 @@ struct Noise {
   std::int32_t last() const { return static_cast<std::int32_t>(threshold - 1); }
 };
 
+// A matrix product with a bias for each column, a multiple of 16; one factor packed by pack_columns.
+struct Product {
+  int depth, columns;
+  const float* a;       // [rows, depth]
+  const float* panels;  // of [columns, depth]
+  const float* bias;
+  float* out;  // [rows, columns]
+};
+
 // Sequences end to end, as lstm.h says; encoders beside each other read the same input.
 struct Lstm {
   int encoders, width;
@@ -56,7 +65,7 @@ struct Convolution {
   const std::int64_t* lengths;
   const std::int64_t* starts;
   const float* inputs;  // [rows, dims]
-  const float* panels;  // of each tap of each kernel, by conv_pack
+  const float* panels;  // of each tap of each kernel, by pack_columns
   const float* biases;  // [kernels, encoders, filters]
   float* pooled;        // [samples, encoders, kernels, filters]
   std::int64_t* argmax;
@@ -88,12 +97,14 @@ struct Kernels {
   void (*reparameterize_kl_backward)(Type, const Noise&, std::int64_t first, std::int64_t count, const void* grad_z,
                                      double grad_kl, const void* mu, const void* logvar, void* grad_mu,
                                      void* grad_logvar);
+  // Columns of a panel; panels of one tap of [columns, size, dims]; some rows and one panel of a product.
+  int (*panel_of)(int columns);
+  void (*pack_columns)(const float* weight, int columns, int size, int tap, int dims, float* panels);
+  void (*product)(const Product&, int begin, int end, int panel);
   // One encoder, over a group of samples.
   void (*lstm_max_pool)(const Lstm&, int encoder, const int* samples, int count);
   void (*lstm_max_pool_backward)(const LstmBackward&, int encoder, const int* samples, int count);
-  // Panels of one tap; a panel's columns of some samples; one part of the input dimensions, of `conv_part` each.
-  int (*conv_panel)(int columns);
-  void (*conv_pack)(const float* weight, int columns, int size, int tap, int dims, float* panels);
+  // A panel's columns of some samples; one part of the input dimensions, of `conv_part` each.
   void (*conv_max_pool)(const Convolution&, int begin, int end, int panel);
   void (*conv_max_pool_backward)(const ConvolutionBackward&, int part);
   int conv_part;

@@ -256,11 +256,28 @@ Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Inde
   return out;
 }
 
-// gates [>= rows, E, 4H] hold what the inputs give, and the gates afterwards.
-std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_recurrence(Tensor gates, const Tensor& lengths, const Tensor& weight_hh) {
+// inputs: packed_steps(x, lengths, 1, 0); the states' tensors have `capacity` rows, of which the first are used.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor& inputs, Index capacity,
+                                                                   const Tensor& lengths, const Tensor& weight_ih,
+                                                                   const Tensor& weight_hh, const Tensor& bias) {
+  constexpr Index kTogether = 240;  // rows that read a panel while a cache holds it
+  const auto& k = nmer_fast::kernels();
   const Sequences sequences(lengths);
-  const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
-  Tensor hidden = output({gates.size(0), encoders, width}, ScalarType::Float), cell = output(hidden);
+  const Index encoders = weight_hh.size(0), width = weight_hh.size(2), depth = inputs.size(1);
+  const int columns = static_cast<int>(encoders * 4 * width), dims = static_cast<int>(depth);
+  Tensor panels = output({columns, depth}, ScalarType::Float);
+  k.pack_columns(weight_ih.const_data_ptr<float>(), columns, 1, 0, dims, panels.mutable_data_ptr<float>());
+  Tensor gates = output({capacity, encoders, 4 * width}, ScalarType::Float);
+  const nmer_fast::Product projection{dims, columns, inputs.const_data_ptr<float>(), panels.const_data_ptr<float>(),
+                                      bias.const_data_ptr<float>(), gates.mutable_data_ptr<float>()};
+  const Index across = columns / k.panel_of(columns), parts = (sequences.rows + kTogether - 1) / kTogether;
+  parallel(0, parts * across, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index first = task / across * kTogether, last = std::min(first + kTogether, sequences.rows);
+      k.product(projection, static_cast<int>(first), static_cast<int>(last), static_cast<int>(task % across));
+    }
+  });
+  Tensor hidden = output({capacity, encoders, width}, ScalarType::Float), cell = output(hidden);
   Tensor pooled = output({lengths.size(0), encoders, width}, ScalarType::Float);
   Tensor argmax = output({lengths.size(0), encoders, width}, ScalarType::Long);
   const nmer_fast::Lstm lstm{
@@ -268,9 +285,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_recurrence(Tensor gates, const T
       weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(), hidden.mutable_data_ptr<float>(),
       cell.mutable_data_ptr<float>(), pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
   sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
-    nmer_fast::kernels().lstm_max_pool(lstm, encoder, samples, count);
+    k.lstm_max_pool(lstm, encoder, samples, count);
   });
-  return {pooled, argmax, hidden, cell};
+  return {pooled, argmax, hidden, cell, gates};
 }
 
 // [rows, E, 4H]: gradients of the gates before their activations.
@@ -312,7 +329,7 @@ std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengt
   parallel(0, static_cast<Index>(places.size()), 1, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const auto [kernel, tap] = places[i];
-      k.conv_pack(weights[kernel].const_data_ptr<float>(), columns, sizes[kernel], tap, dims, to + i * columns * dims);
+      k.pack_columns(weights[kernel].const_data_ptr<float>(), columns, sizes[kernel], tap, dims, to + i * columns * dims);
     }
   });
   Tensor pooled = output({batch, encoders, kernels * filters}, ScalarType::Float);
@@ -321,7 +338,7 @@ std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengt
       kernels, encoders, filters, dims, sizes.data(), lengths.const_data_ptr<Index>(), sequences.starts.data(),
       inputs.const_data_ptr<float>(), to, biases.const_data_ptr<float>(), pooled.mutable_data_ptr<float>(),
       argmax.mutable_data_ptr<Index>()};
-  const int across = columns / k.conv_panel(columns), groups = (batch + kTogether - 1) / kTogether;
+  const int across = columns / k.panel_of(columns), groups = (batch + kTogether - 1) / kTogether;
   parallel(0, static_cast<Index>(across) * groups, 1, [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const int first = static_cast<int>(task % groups) * kTogether;

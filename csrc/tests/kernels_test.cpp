@@ -174,10 +174,32 @@ void lstm(const Kernels& k, int width) {
   }
 }
 
+// Every panel and part of the rows, against sums in double.
+void product(const Kernels& k, int columns, int depth) {
+  constexpr int kRows = 15;
+  const auto a = buffer<float>(kRows * depth), weight = buffer<float>(columns * depth), bias = buffer<float>(columns);
+  const auto panels = buffer<float>(columns * depth), out = buffer<float>(kRows * columns, NAN);
+  for (int i = 0; i < kRows * depth; ++i) a[i] = chance(i);
+  for (int i = 0; i < columns * depth; ++i) weight[i] = chance(5000000 + i);
+  for (int i = 0; i < columns; ++i) bias[i] = chance(6000000 + i);
+  k.pack_columns(weight.get(), columns, 1, 0, depth, panels.get());
+  const Product s{depth, columns, a.get(), panels.get(), bias.get(), out.get()};
+  for (int p = 0; p < columns / k.panel_of(columns); ++p) {
+    k.product(s, 0, 7, p);
+    k.product(s, 7, kRows, p);
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < columns; ++c) {
+      double sum = bias[c];
+      for (int d = 0; d < depth; ++d) sum += static_cast<double>(a[r * depth + d]) * weight[c * depth + d];
+      check(std::fabs(out[r * columns + c] - sum) <= 1e-5, "product", k.isa, c);
+    }
+}
+
 // Two encoders' kernels of 2 and 5 steps over short and long samples, against sums in double.
 void convolution(const Kernels& k, int dims, int filters) {
   constexpr int kSizes[] = {2, 5}, kEncoders = 2, kSamples = 4;
-  const int columns = kEncoders * filters, panel = k.conv_panel(columns);
+  const int columns = kEncoders * filters, panel = k.panel_of(columns);
   const std::int64_t lengths[kSamples] = {6, 0, 1, 5};
   std::int64_t starts[kSamples], rows = 0;
   for (int i = 0; i < kSamples; ++i) starts[i] = rows, rows += std::max<std::int64_t>(lengths[i], 5);
@@ -189,7 +211,7 @@ void convolution(const Kernels& k, int dims, int filters) {
   for (int kernel = 0, first = 0; kernel < 2; first += kSizes[kernel++]) {
     for (int i = 0; i < columns * kSizes[kernel] * dims; ++i) weights[kernel][i] = chance(7000000 + i) / 2;
     for (int tap = 0; tap < kSizes[kernel]; ++tap)
-      k.conv_pack(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
+      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
   }
   auto pooled = buffer<float>(kSamples * 2 * columns);
   auto argmax = buffer<std::int64_t>(kSamples * 2 * columns);
@@ -255,6 +277,7 @@ int main() {
       noise_and_mixing(*k, count);
       vae(*k, count);
     }
+    for (const int columns : {16, 128}) for (const int depth : {1, 37, 130}) product(*k, columns, depth);
     for (const int width : {16, 64}) lstm(*k, width);
     for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);

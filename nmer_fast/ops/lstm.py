@@ -51,10 +51,11 @@ _lstm_max_pool_backward = define(
     reference.lstm_max_pool_backward,
     _fake_backward,
 )
-# Parts that the C++ library alone has; what they leave out are matrix products, which torch's library does best.
+# Parts that the C++ library alone has; the products of the weights' gradients are torch's.
 LIBRARY.define("packed_steps(Tensor x, Tensor lengths, int more, int least) -> Tensor")
 LIBRARY.define(
-    "lstm_recurrence(Tensor(a!) gates, Tensor lengths, Tensor weight_hh) -> (Tensor, Tensor, Tensor, Tensor)"
+    "lstm_recurrence(Tensor inputs, int capacity, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 LIBRARY.define(
     "lstm_recurrence_backward(Tensor grad, Tensor lengths, Tensor weight_hh, Tensor argmax, Tensor cell, Tensor gates) "
@@ -77,11 +78,9 @@ def _cpu(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias:
     if not _served(x, weight_hh):
         return reference.lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    inputs = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0)
-    gates = x.new_empty(x.shape[0] * (x.shape[1] + 1), *bias.shape)
-    torch.addmm(bias.flatten(), inputs, weight_ih.flatten(0, 1).t(), out=gates.flatten(1)[: len(inputs)])
-    pooled, argmax, hidden, cell = torch.ops.nmer_fast.lstm_recurrence(gates, lengths, weight_hh.contiguous())
-    return pooled, argmax, hidden, cell, gates
+    inputs, weights = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0), (weight_ih, weight_hh, bias)
+    capacity = x.shape[0] * (x.shape[1] + 1)
+    return torch.ops.nmer_fast.lstm_recurrence(inputs, capacity, lengths, *(w.contiguous() for w in weights))
 
 
 def _cpu_backward(
