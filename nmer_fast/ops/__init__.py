@@ -6,6 +6,7 @@ The same sample gets the same noise on every device and at every batch size, eag
 from . import _cuda
 from ._args import rng_tensor
 from ._library import load_compiled
+from .gather import gather_padded
 from .lstm import lstm_max_pool
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
 from .philox import noise_counter, philox
@@ -16,6 +17,7 @@ __all__ = [
     "add_noise",
     "add_noise_multimodal",
     "compiled",
+    "gather_padded",
     "lstm_max_pool",
     "mix_noise",
     "noise",

@@ -302,3 +302,23 @@ def lstm_max_pool_backward(
     grad_x = (d_gates @ weight_ih).transpose(0, 1).contiguous() if need_x else x.new_empty(0)
     grad_hh = flat[batch:].t() @ hidden[:-1].flatten(0, 1) if steps > 1 else torch.zeros_like(weight_hh)
     return grad_x, flat.t() @ inputs, grad_hh.contiguous(), flat.sum(0)
+
+
+def gather_padded(
+    values: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    steps: int,
+    mean: Tensor | None,
+    std: Tensor | None,
+    clip: float,
+) -> Tensor:
+    """[B, steps, D]: values[offsets[r] : offsets[r + 1]] for each r of rows, standardised if asked to, then zeros."""
+    starts, step = offsets[rows], torch.arange(steps, device=values.device)
+    valid = step < (offsets[rows + 1] - starts)[:, None]
+    if values.shape[0] == 0:
+        return values.new_zeros(len(rows), steps, values.shape[1])
+    x = values[torch.where(valid, starts[:, None] + step, 0)]
+    if mean is not None and std is not None:
+        x = ((x - mean) / std).clamp_(-clip, clip)
+    return x.masked_fill_(~valid[..., None], 0)
