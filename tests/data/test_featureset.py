@@ -100,7 +100,7 @@ def test_measured_in_parts_it_is_the_same(chunk, monkeypatch):
     monkeypatch.setattr(standardise, "CHUNK", chunk)
     values = torch.randn(100, 3) + torch.arange(100)[:, None] * torch.tensor([1.0, -0.1, 10.0])
     data = dataset(
-        4, modalities={"a": Ragged.from_lengths(values, torch.tensor([50, 20, 0, 30]))},
+        8, modalities={"a": Ragged.from_lengths(values, torch.tensor([50, 20, 0, 30, 0, 0, 0, 0]))},
         splits={"train": torch.arange(3), "test": torch.tensor([3])},
     )  # fmt: skip
     fitted, train = Standardiser.fit(data), values[:70].double().numpy()
