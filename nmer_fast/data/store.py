@@ -158,7 +158,11 @@ def read_store(path: str | Path, fold: int | None = None) -> FeatureSet:
     path = Path(path)
     with _opened(path) as file:
         about, start = _header(path, file)
-        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            protection = mmap.PROT_READ | mmap.PROT_WRITE
+            mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NORESERVE, prot=protection)
+        except OSError as error:
+            raise UserError(f"{path}: expected a file that can be mapped, got: {error.strerror}") from None
     try:
         return _feature_set(path, about, _map(mapped, start, about["shapes"]), fold)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -70,7 +70,7 @@ def test_every_fold_comes_back(small):
 )
 def test_what_npz_reads_comes_back(changes, tmp_path):
     data = load_npz(saved(tmp_path, **changes))
-    write_store(data, tmp_path / "x.safetensors")
+    write_store(load_npz_folds(tmp_path / "features.npz"), tmp_path / "x.safetensors")
     assert_same(read_store(tmp_path / "x.safetensors"), data)
     verify_store(tmp_path / "x.safetensors")
 
@@ -158,6 +158,34 @@ def test_opening_reads_no_values_and_processes_share_them(tmp_path):
     stored.zero_()  # private: no crash, and nobody else sees it
     assert path.read_bytes() == before
     assert float(read_store(path).modalities["a"].stored.sum()) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is promised otherwise")
+def test_a_store_may_be_larger_than_memory(small):
+    """A sparse file of twice the machine's memory and swap opens, and what is read of it is there."""
+    path, (data, *_) = small
+    pages = (
+        sum(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "Total:" in line[:10])
+        // 4
+    )
+    steps = 2 * pages  # of 1024 floats, a page each
+    tensors = {**store._tensors([data]), "offsets.words": torch.tensor([0, *[7] * (N - 1), steps])}
+    index = {name: t for name, t in tensors.items() if not name.startswith("values.")}
+    index.pop("offsets.speech")
+    about = verify_store(path) | {
+        "modalities": {"words": 1024},
+        "folds": [list(data.splits)],
+        "shapes": {name: list(t.shape) for name, t in index.items()} | {"values.words": [steps, 1024]},
+        "sha256": {name: store.sha256(t) for name, t in index.items()}
+        | {"values.words": "of a file too large to read"},
+    }
+    with open(path, "wb") as file:
+        file.writelines(store._content(about, index))
+        file.truncate(file.tell() + 4096 * steps)
+    words = read_store(path).modalities["words"]
+    assert words.stored.nbytes > 4096 * pages
+    assert torch.equal(words.padded(torch.tensor([0]))[0], torch.zeros(1, 8, 1024))
+    assert (words.stored[-1] == 0).all()
 
 
 # ---------------------------------------------------------------- what is wrong
