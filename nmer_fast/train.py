@@ -28,7 +28,7 @@ class Options:
         preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
-        data: "synthetic", the embedded default, or a feature-set file (.npz, docs/formats.md).
+        data: "synthetic", the embedded default, or a feature-set file (.npz or .safetensors, docs/formats.md).
         fold: which of the file's folds, from 1.
         context: join each utterance with up to this many before it in its group and split.
         size: utterances of the synthetic data; by default 850.

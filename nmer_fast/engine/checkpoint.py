@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import write_atomically
 
 VERSION = 2
 MODEL, RESUME = "checkpoint", "resume"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by a whole new one, or leave it as it was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

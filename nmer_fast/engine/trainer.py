@@ -80,7 +80,7 @@ def train(
     training = config.training
     torch.manual_seed(training.seed)
     classes = len(data.class_names)
-    batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
+    batches = Batches(data, device, training.batch_size, padding=config.noise.padding, buckets=training.buckets)
     saver = Saver(folder, StopRequest() if request is None else request, state or {}, device)
     phase = saved[1]["fit"]["name"] if saved else None
 
