@@ -46,7 +46,7 @@ class Options:
         allow_leak: evaluate although model.tokens=batch lets a prediction depend on its batch mates.
         device: cpu, cuda, or auto.
         out: a new folder for the run; by default one under runs/.
-        resume: the folder of a run that was stopped: go on, to the bits that it would have given.
+        resume: the folder of a run that was stopped or killed: go on, to the bits that it would have given.
         log_every: steps between two TensorBoard entries of a loss.
         torch_profile: a folder for a trace of three training steps, for ui.perfetto.dev (docs/profiling.md).
     """
@@ -115,7 +115,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     from .data import Standardiser
     from .engine import memory
     from .engine.batches import Batches
-    from .engine.checkpoint import RESUME, remove_checkpoint, write_json
+    from .engine.checkpoint import RESUME, locked, remove_checkpoint, write_json
     from .engine.console import Report
     from .engine.evaluation import evaluate
     from .engine.log import Log
@@ -136,40 +136,45 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
             f"resume: expected the data that the run began with, got other contents of {config.data.source}"
         )
     folder = options.resume or new_folder(options.out, data.name)
-    if not saved:
-        write_json(folder / "config.json", asdict(config))
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
     report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
 
     training, log = config.training, Log(folder / "tensorboard", options.log_every)
     try:
-        with stop_on_signals() as request:
-            trained = train(
-                data, scheduler, config, device, report,
-                folder=folder, log=log, request=request, state=state, saved=saved, torch_profile=options.torch_profile,
-            )  # fmt: skip
-        checkpoint = save_run(folder, trained, data, standardiser, state)
-        start = time.perf_counter()
-        batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
-        evaluation = evaluate(
-            trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
-        )
-        trained.seconds["evaluate"] = time.perf_counter() - start
-        with log.at("nmer", trained.steps) as writer:
-            writer.evaluation("test", evaluation, trained.steps)
+        with locked(folder):
+            if not saved:
+                write_json(folder / "config.json", asdict(config))
+            with stop_on_signals() as request:
+                trained = train(
+                    data, scheduler, config, device, report, folder=folder, log=log, request=request, state=state,
+                    saved=saved, torch_profile=options.torch_profile,
+                )  # fmt: skip
+            checkpoint = save_run(folder, trained, data, standardiser, state)
+            start = time.perf_counter()
+            batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
+            evaluation = evaluate(
+                trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
+            )
+            trained.seconds["evaluate"] = time.perf_counter() - start
+            with log.at("nmer", trained.steps) as writer:
+                writer.evaluation("test", evaluation, trained.steps)
+            results = {
+                **evaluation.as_dict(),
+                "epoch": trained.epoch,
+                "losses": trained.losses,
+                "config": asdict(config),
+                "versions": versions(),
+                "times": trained.seconds,
+            }
+            write_json(folder / "results.json", results)
+            remove_checkpoint(folder, RESUME)
     except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
-    results = {
-        **evaluation.as_dict(),
-        "epoch": trained.epoch,
-        "losses": trained.losses,
-        "config": asdict(config),
-        "versions": versions(),
-        "times": trained.seconds,
-    }
-    write_json(folder / "results.json", results)
-    remove_checkpoint(folder, RESUME)
+    except OSError as error:  # a full disk, above all
+        how = f"; what was saved before is whole, go on with: python -m nmer_fast.train --resume {folder}"
+        begun = (folder / "config.json").exists()
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}{how if begun else ''}") from None
     report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
@@ -177,7 +182,9 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def config_of(options: Options) -> Config:
-    """The preset or file, changed by the options and by --set."""
+    """The preset or file, changed by the options and by --set; of a run killed before its first state, its own."""
+    if options.resume:
+        return load_config(options.resume / "config.json")
     if options.preset and options.config:
         raise UserError(f"preset, config: expected one of the two, got {options.preset} and {options.config}")
     changes = parse_settings(options.settings)
@@ -209,9 +216,9 @@ def from_anywhere(config: Config) -> Config:
     return replace(config, data=replace(config.data, source=str(Path(config.data.source).resolve())))
 
 
-def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state of the run that is taken up, whose config no other option may change."""
-    from .engine.checkpoint import RESUME, load_checkpoint
+def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The state of the run that is taken up, whose config no other option may change; None where none is saved yet."""
+    from .engine.checkpoint import RESUME, load_newest, remove_checkpoint
 
     for field in fields(options):
         if field.name not in ("resume", "device", "log_every") and getattr(options, field.name) != field.default:
@@ -219,14 +226,23 @@ def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UserError(f"resume: expected no --{flag} beside it: the run has its own")
     folder = options.resume
     assert folder is not None
-    if not (folder / f"{RESUME}.json").exists():
-        why = "which is finished" if (folder / "results.json").exists() else "where no state is saved"
-        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, {why}")
-    tensors, state = load_checkpoint(folder, RESUME)
+    if not (folder / "config.json").exists():
+        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, where no state is saved")
+    if (folder / "results.json").exists():
+        remove_checkpoint(folder, RESUME)  # killed in between
+        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, which is finished")
+    if not any(folder.glob(f"{RESUME}*.json")):
+        _say("no state is saved yet; the run begins anew")
+        return None
+    tensors, state = load_newest(folder, RESUME, _say)
     fit, missing = state.get("fit"), {"config", "fingerprint", "fit"} - state.keys()
     if missing or not isinstance(fit, dict) or {"name", "epoch", "step_in_epoch", "history", "best"} - fit.keys():
         raise UserError(f"resume: expected a whole state of this run, got one without all of it: {folder}")
     return tensors, state
+
+
+def _say(text: str) -> None:
+    print(f"resume: {text}", file=sys.stderr)
 
 
 def new_folder(out: Path | None, name: str) -> Path:

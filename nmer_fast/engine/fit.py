@@ -155,6 +155,7 @@ class Fit:
             if self.training.select != "last" and result.average["ua"] > self.best:
                 self.best, self.kept = result.average["ua"], self.epoch
                 self.best_weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+        writer.flush()
         return note
 
     def check_finite(self) -> None:

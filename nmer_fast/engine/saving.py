@@ -47,7 +47,7 @@ class Saver:
         tensors = {**self.others, **fit.tensors(), "rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(self.folder, RESUME, tensors, {**self.state, "fit": fit.progress()})
+        save_checkpoint(self.folder, RESUME, tensors, {**self.state, "fit": fit.progress()}, keep_before=True)
         self.last = time.monotonic()
 
     def restore_generators(self, tensors: Mapping[str, Tensor]) -> None:
