@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .command import describe_noise, make_folder, parse_steps, run_command
+from .command import describe_noise, make_folder, parse_steps, run_command, say
 from .config import PRESETS, Config, from_dict, load_config, override, parse_settings
 from .errors import Stopped, UserError
 
@@ -98,10 +99,10 @@ FIELDS = {
 
 
 def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
-    """Train, evaluate, write the run's folder.
+    """Train, evaluate, write the run's folder; under torchrun, one of the processes that do so together.
 
     Returns:
-        what results.json holds.
+        what results.json holds; nothing in a process that is not the first.
 
     Raises:
         UserError: one line that names what is wrong.
@@ -117,13 +118,14 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     from .engine.batches import Batches
     from .engine.checkpoint import RESUME, locked, remove_checkpoint, write_json
     from .engine.console import Report
+    from .engine.distributed import join, own_device, place
     from .engine.evaluation import evaluate
     from .engine.log import Log
     from .engine.run import check_fits, load_data, make_scheduler, pick_device, save_run, versions
     from .engine.stopping import stop_on_signals
     from .engine.trainer import train
 
-    report, device = Report(quiet=quiet), pick_device(options.device)
+    report, device = Report(quiet=quiet or not place().first), own_device(pick_device(options.device))
     raw, config = load_data(config.data), from_anywhere(config)
     standardiser = Standardiser.fit(raw)
     memory.check_context(raw, config.data.context)
@@ -135,20 +137,31 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         raise UserError(
             f"resume: expected the data that the run began with, got other contents of {config.data.source}"
         )
-    folder = options.resume or new_folder(options.out, data.name)
-    counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
-    report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
+    ranks, held = join(device), ExitStack()
+    ranks.check(config, len(data.splits["train"]))
 
-    training, log = config.training, Log(folder / "tensorboard", options.log_every)
-    try:
-        with locked(folder):
-            if not saved:
-                write_json(folder / "config.json", asdict(config))
-            with stop_on_signals() as request:
+    def begin() -> Path:
+        """The run's folder, locked, with its config in it."""
+        folder = options.resume or new_folder(options.out, data.name)
+        held.enter_context(locked(folder))
+        if not saved:
+            write_json(folder / "config.json", asdict(config))
+        return folder
+
+    training = config.training
+    with held:
+        folder = ranks.first_does(begin)
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
+        report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
+        log = Log(folder / "tensorboard" if ranks.first else None, options.log_every)
+        try:
+            with stop_on_signals(quiet=not ranks.first) as request:
                 trained = train(
                     data, scheduler, config, device, report, folder=folder, log=log, request=request, state=state,
-                    saved=saved, torch_profile=options.torch_profile,
+                    saved=saved, torch_profile=options.torch_profile, ranks=ranks,
                 )  # fmt: skip
+            if not ranks.first:
+                return {}
             checkpoint = save_run(folder, trained, data, standardiser, state)
             start = time.perf_counter()
             batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
@@ -168,13 +181,12 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
             }
             write_json(folder / "results.json", results)
             remove_checkpoint(folder, RESUME)
-    except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
-        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
-    except OSError as error:  # a full disk, above all
-        how = f"; what was saved before is whole, go on with: python -m nmer_fast.train --resume {folder}"
-        begun = (folder / "config.json").exists()
-        raise UserError(f"{error.filename or folder}: {error.strerror or error}{how if begun else ''}") from None
+        except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
+            number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+            raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
+        except OSError as error:  # a full disk, above all
+            how = f"; what was saved before is whole, go on with: python -m nmer_fast.train --resume {folder}"
+            raise UserError(f"{error.filename or folder}: {error.strerror or error}{how}") from None
     report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
@@ -232,17 +244,13 @@ def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]] | No
         remove_checkpoint(folder, RESUME)  # killed in between
         raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, which is finished")
     if not any(folder.glob(f"{RESUME}*.json")):
-        _say("no state is saved yet; the run begins anew")
+        say("resume: no state is saved yet; the run begins anew")
         return None
-    tensors, state = load_newest(folder, RESUME, _say)
+    tensors, state = load_newest(folder, RESUME, lambda text: say(f"resume: {text}"))
     fit, missing = state.get("fit"), {"config", "fingerprint", "fit"} - state.keys()
     if missing or not isinstance(fit, dict) or {"name", "epoch", "step_in_epoch", "history", "best"} - fit.keys():
         raise UserError(f"resume: expected a whole state of this run, got one without all of it: {folder}")
     return tensors, state
-
-
-def _say(text: str) -> None:
-    print(f"resume: {text}", file=sys.stderr)
 
 
 def new_folder(out: Path | None, name: str) -> Path:

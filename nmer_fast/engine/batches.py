@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..data import FeatureSet
 from ..models import Batch, Targets
 from ..noise import Noised, NoiseScheduler
 from ..profiling import span
+from .distributed import Ranks
 
 
 class Batches:
@@ -22,10 +24,14 @@ class Batches:
         size: samples in a batch, at most.
         padding: count a batch's padding as valid steps of every present sample, so that it is noised and read, as in
             the paper's released code; a sample's result then depends on the batch's longest.
+        ranks: which rows of a training batch are this process's.
     """
 
-    def __init__(self, data: FeatureSet, device: torch.device, size: int, *, padding: bool = False) -> None:
+    def __init__(
+        self, data: FeatureSet, device: torch.device, size: int, *, padding: bool = False, ranks: Ranks | None = None
+    ) -> None:
         self.data, self.device, self.size, self.padding = data, device, size, padding
+        self.ranks = ranks or Ranks()
 
     def of(self, rows: Tensor, *, rng: Tensor | None = None, targets: Targets | None = None) -> Batch:
         """These rows; `targets` are of all rows of the set, in order."""
@@ -62,7 +68,7 @@ class Batches:
         rng = torch.tensor([seed, epoch], device=self.device)
         for part in self.split(rows)[first:]:
             with span("data", len(part)):
-                batch = self.of(part, rng=rng, targets=targets)
+                batch = replace(self.of(self.ranks.own(part), rng=rng, targets=targets), whole=len(part))
             yield batch
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, written atomically.
 
 A run's folder holds `checkpoint`, the trained model, and while training is not over `resume`, its whole state, and
-`resume.before`, the one before it. The JSON names its tensors' file and that file's checksum, and is replaced last in one
-step: at any moment the folder holds one whole checkpoint of each name, the old one or the new one, and it is on the disk.
+`resume.before`, the one before it. The JSON names its tensors' file and that file's checksum, and is replaced last in
+one step: at any moment the folder holds one whole checkpoint of each name, old or new, and it is on the disk.
 """
 
 from __future__ import annotations

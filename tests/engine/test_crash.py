@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from nmer_fast import train as command
-from nmer_fast.engine import checkpoint
+from nmer_fast.command import fail_in_one_line
+from nmer_fast.engine import checkpoint, saving
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest, locked, save_checkpoint
 from nmer_fast.engine.trainer import train
 from nmer_fast.errors import Stopped, UserError
@@ -22,13 +23,18 @@ from nmer_fast.errors import Stopped, UserError
 from .test_engine import CPU, QUIET, config, dataset, scalars, scheduler
 from .test_resume import StopAfter, assert_same
 
-QUICK = ("--size", "40", "--set", "model.layers=1", "--set", "training.teacher_epochs=3", "--epochs", "8", "--log-every", "1")
+SETTINGS = ("model.layers=1", "training.teacher_epochs=3", "training.batch_size=12")  # two steps an epoch
+QUICK = ("--size", "40", "--epochs", "5", "--log-every", "1", *(word for each in SETTINGS for word in ("--set", each)))
 SAVING = """
 import runpy
 from nmer_fast.engine import saving
 saving.SECONDS = 0.0  # after every epoch
 runpy.run_module("nmer_fast.train", run_name="__main__", alter_sys=True)
 """  # python -m nmer_fast.train, in a hurry to save
+
+
+def options_of(folder):
+    return command.Options(size=40, epochs=5, settings=SETTINGS, log_every=1, out=folder)
 
 
 def start(*arguments, output=subprocess.DEVNULL):
@@ -41,7 +47,8 @@ def start(*arguments, output=subprocess.DEVNULL):
 
 def run_or_resume(folder):
     """What a user does after a crash; before there is a run, the first command again."""
-    return start("--resume", folder) if (folder / "config.json").exists() else start(*QUICK, "--out", folder)
+    begun = (folder / "config.json").exists()
+    return start("--resume", folder, "--log-every", "1") if begun else start(*QUICK, "--out", folder)
 
 
 def kill_when(process, moment, delay=0.0):
@@ -100,10 +107,8 @@ def test_killed_in_every_phase(whole, tmp_path):
 
     kills = [
         (lambda: (folder / "config.json").exists(), 0.0),  # nothing is saved yet
-        (lambda: epochs("teacher", 1), chance.uniform(0, 0.1)),
-        (lambda: any(folder.glob(".resume-*.safetensors.*")), 0.0),
-        (lambda: epochs("nmer", 1), chance.uniform(0, 0.1)),
-        (lambda: epochs("nmer", 5) and any(folder.glob(".resume*")), chance.uniform(0, 0.02)),
+        (lambda: epochs("teacher", 1) and any(folder.glob(".resume-*.safetensors.*")), 0.0),  # half-written weights
+        (lambda: epochs("nmer", chance.randrange(1, 4)), chance.uniform(0, 0.1)),
         (lambda: any(folder.glob(".checkpoint-*.safetensors.*")), 0.0),
         (lambda: (folder / "checkpoint.json").exists(), 0.0),  # in the evaluation
     ]
@@ -195,9 +200,7 @@ def test_the_state_before_a_damaged_one_serves(damage, two_states, tmp_path):
     assert saved[1]["fit"]["epoch"] == 0
     before = weights_of(folder / "resume.before.json")
     with pytest.raises(Stopped):
-        train(
-            dataset(), scheduler(), config(epochs=3), CPU, QUIET, folder=folder, request=StopAfter(0), saved=saved
-        )
+        train(dataset(), scheduler(), config(epochs=3), CPU, QUIET, folder=folder, request=StopAfter(0), saved=saved)
     assert weights_of(folder / "resume.before.json") == before
     again = load_newest(folder, RESUME, said.append)
     assert len(said) == 1
@@ -217,17 +220,46 @@ def test_two_damaged_states_are_one_clear_line(other, two_states, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_command_says_which_state_it_takes(whole, tmp_path):
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A run of this process that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("calm") / "run"
+    command.run(options_of(folder), quiet=True)
+    return folder
+
+
+def in_step(number, act):
+    """Instead of Saver.after_step, in the number-th step of NMER that does not end an epoch."""
+    steps = []
+
+    def after_step(self, fit):
+        steps.extend([1] if fit.name == "nmer" else [])
+        if len(steps) == number:
+            act()
+
+    return after_step
+
+
+def crash():
+    raise RuntimeError("the machine died")
+
+
+def test_the_command_says_which_state_it_takes(calm, tmp_path, monkeypatch, capsys):
     """On stderr, and ends as an undisturbed run."""
-    folder = tmp_path / "run"
-    assert kill_when(run_or_resume(folder), lambda: (folder / "resume.before.json").exists())
-    flip_a_bit(weights_of(folder / "resume.json"))
-    process = run_or_resume(folder)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0
-    (line,) = stderr.splitlines()
-    assert line.startswith(f"resume: {folder / 'resume.json'}: expected the checksum of ")
-    assert_same_run(folder, whole[0])
+    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.Saver, "after_step", in_step(3, crash))
+        with pytest.raises(RuntimeError, match="the machine died"):
+            command.run(options_of(tmp_path / "run"), quiet=True)
+    path = tmp_path / "run" / "resume.json"
+    assert json.loads(path.read_text())["fit"]["epoch"] == 2
+    flip_a_bit(weights_of(path))
+    capsys.readouterr()
+    command.run(command.Options(resume=path.parent, log_every=1), quiet=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"resume: {path}: expected the checksum of ")
+    assert line.endswith("; the state saved before it is taken")
+    assert_same_run(path.parent, calm)
 
 
 # ---------------------------------------------------------------- full disks
@@ -240,7 +272,9 @@ class Disk:
         self.fail_at, self.calls = fail_at, []
         real = {"fsync": os.fsync, "replace": os.replace}
         patch.setattr(os, "fsync", lambda fd: self.step("fsync", lambda: real["fsync"](fd)))
-        patch.setattr(os, "replace", lambda a, b: self.step(f"replace {os.path.basename(b)}", lambda: real["replace"](a, b)))
+        patch.setattr(
+            os, "replace", lambda a, b: self.step(f"replace {os.path.basename(b)}", lambda: real["replace"](a, b))
+        )
         patch.setattr(checkpoint, "open", self.open, raising=False)
 
     def step(self, what, call, half=lambda: None):
@@ -251,7 +285,7 @@ class Disk:
         return call()
 
     def open(self, path, mode):
-        file = open(path, mode)
+        file = open(path, mode)  # noqa: SIM115 (closed below)
         write = file.write
         outer = self
 
@@ -313,7 +347,9 @@ def small_disk(tmp_path):
     def mount(size):
         folder = tmp_path / "disk"
         folder.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode:
             pytest.skip("needs root, to mount a small disk")
         mounted.append(folder)
         return folder
@@ -324,36 +360,37 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_real_full_disk_stops_in_one_line_and_training_goes_on_from_it(whole, small_disk, tmp_path):
+def test_a_real_full_disk_stops_in_one_line_and_training_goes_on_from_it(calm, small_disk, monkeypatch, capfd):
     """While NMER trains somebody else fills the disk; once there is room, the run ends as if nothing had been."""
-    folder = small_disk("120m") / "run"
+    folder = small_disk("500m") / "run"
     ballast = folder.with_name("ballast")
-    process = start(*QUICK, "--out", folder)
-    while process.poll() is None and not (folder / "resume.before.json").exists():
-        time.sleep(0.001)
-    with pytest.raises(OSError, match="No space left"):
-        ballast.write_bytes(bytes(200 << 20))
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2
-    (line,) = stderr.splitlines()
+    monkeypatch.setattr(saving, "SECONDS", 0.0)
+
+    def fill():
+        with pytest.raises(OSError, match="No space left"):
+            ballast.write_bytes(bytes(500 << 20))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.Saver, "after_step", in_step(2, fill))
+        assert fail_in_one_line(lambda: command.run(options_of(folder), quiet=True)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: {folder}")
     assert line.endswith(
         f"No space left on device; what was saved before is whole, go on with: python -m nmer_fast.train --resume {folder}"
     )
     ballast.unlink()
-    finish(folder)
-    assert_same_run(folder, whole[0])
+    command.run(command.Options(resume=folder, log_every=1), quiet=True)
+    assert_same_run(folder, calm)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 @pytest.mark.parametrize("size", ["4k", "20m"])
-def test_a_disk_too_small_to_begin(size, small_disk):
+def test_a_disk_too_small_to_begin(size, small_disk, capfd):
     """For TensorBoard's first entry, or for the first state: one line."""
-    process = start(*QUICK, "--out", small_disk(size) / "run")
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2
-    (line,) = stderr.splitlines()
-    assert line.startswith("error: ")
+    options = options_of(small_disk(size) / "run")
+    assert fail_in_one_line(lambda: command.run(options, quiet=True)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {options.out}")
     assert "No space left on device" in line
 
 
@@ -362,7 +399,12 @@ def test_a_disk_too_small_to_begin(size, small_disk):
 
 def test_what_dead_runs_left_goes_at_the_next_save(two_states, tmp_path):
     folder = shutil.copytree(two_states[0], tmp_path / "run")
-    dead = [".resume-0123456789abcdef.safetensors.99", ".resume.json.99", ".resume.before.json.99", "resume-0123456789abcdef.safetensors"]
+    dead = [
+        ".resume-0123456789abcdef.safetensors.99",
+        ".resume.json.99",
+        ".resume.before.json.99",
+        "resume-0123456789abcdef.safetensors",
+    ]
     others = [".mine.json.99", "checkpoint-0123456789abcdef.safetensors", "notes.txt"]
     for name in dead + others:
         (folder / name).write_text("half")
@@ -376,7 +418,9 @@ def test_what_dead_runs_left_goes_at_the_next_save(two_states, tmp_path):
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    options = command.Options(size=40, epochs=1, settings=("training.teacher_epochs=1", "model.layers=1"), out=folder)
-    with locked(folder), pytest.raises(UserError, match=r"^out: expected a folder that no other process trains in, got .*run$"):
-        command.run(options, quiet=True)
-    assert command.run(options, quiet=True)["epoch"] == 1
+    with (
+        locked(folder),
+        pytest.raises(UserError, match=r"^out: expected a folder that no other process trains in, got .*run$"),
+    ):
+        command.run(options_of(folder), quiet=True)
+    assert command.run(options_of(folder), quiet=True)["epoch"] == 5
