@@ -165,7 +165,8 @@ class Fit:
 
     def _merge(self) -> None:
         """Make what this process recorded of its rows what all recorded of the whole batches: means, and sums."""
-        new = {name: torch.stack(values[self.merged :]) for name, values in self.records.items() if self.shares}
+        names = sorted(self.records) if self.shares else []  # in one order everywhere, also after a load
+        new = {name: torch.stack(self.records[name][self.merged :]) for name in names}
         if self.ranks.size > 1 and new:
             shares = torch.tensor(self.shares, dtype=torch.float64)
             weights = [torch.ones_like(shares) if name == "noise_stats" else shares for name in new]

@@ -93,10 +93,10 @@ def test_what_is_no_sum_over_samples_is_refused(cfg, rows, match):
 # ---------------------------------------------------------------- torchrun
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradients_stops_and_bits(processes, tmp_path):
     """What tests/engine/ranks.py asserts in each process; then one process goes on from their state, and says so."""
-    arguments = [ROOT / "tests" / "engine" / "ranks.py", tmp_path, *(["compiled"] if processes == 2 else [])]
+    arguments = [ROOT / "tests" / "engine" / "ranks.py", tmp_path, *(["compiled"] if processes == 3 else [])]
     _, stderr = ended(torchrun(processes, *arguments))
     assert "Warning" not in stderr
     assert json.loads((tmp_path / "done.json").read_text()) == {"ranks": processes}
