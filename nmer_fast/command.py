@@ -80,14 +80,21 @@ def fail_in_one_line(run: Callable[[], Any]) -> int:
 
 
 def say(text: str) -> None:
-    """One line on stderr; of several processes under torchrun, which all come to it, from the first alone."""
-    if os.environ.get("RANK", "0") == "0":
+    """One line on stderr; of torchrun's processes, which all come to it, from each machine's first alone."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(text, file=sys.stderr)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """With a run whose state is saved, in as many processes as here are now."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = "python" if processes == "1" else f"torchrun --nproc-per-node {processes}"
+    return f"go on with: {start} -m nmer_fast.train --resume {folder}"
 
 
 def say_stopped(stop: Stopped) -> int:
     """How to go on, and the exit status."""
-    how = "nothing is saved" if stop.folder is None else f"go on with: python -m nmer_fast.train --resume {stop.folder}"
+    how = "nothing is saved" if stop.folder is None else how_to_go_on(stop.folder)
     say(f"stopped; {how}")
     return 0 if stop.signal == signal.SIGTERM else 130
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .command import describe_noise, make_folder, parse_steps, run_command, say
+from .command import describe_noise, how_to_go_on, make_folder, parse_steps, run_command, say
 from .config import PRESETS, Config, from_dict, load_config, override, parse_settings
 from .errors import Stopped, UserError
 
@@ -118,7 +118,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     from .engine.batches import Batches
     from .engine.checkpoint import RESUME, locked, remove_checkpoint, write_json
     from .engine.console import Report
-    from .engine.distributed import join, own_device, place
+    from .engine.distributed import join, lost_another, own_device, place
     from .engine.evaluation import evaluate
     from .engine.log import Log
     from .engine.run import check_fits, load_data, make_scheduler, pick_device, save_run, versions
@@ -185,8 +185,14 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
             number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
             raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
         except OSError as error:  # a full disk, above all
-            how = f"; what was saved before is whole, go on with: python -m nmer_fast.train --resume {folder}"
-            raise UserError(f"{error.filename or folder}: {error.strerror or error}{how}") from None
+            what = f"{error.filename or folder}: {error.strerror or error}"
+            raise UserError(f"{what}; what was saved before is whole, {how_to_go_on(folder)}") from None
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            raise UserError(
+                f"torchrun: another process ended; what was saved is whole, {how_to_go_on(folder)}"
+            ) from None
     report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")

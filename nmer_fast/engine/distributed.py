@@ -143,6 +143,11 @@ def join(device: torch.device) -> Ranks:
     return ranks
 
 
+def lost_another(error: RuntimeError) -> bool:
+    """Whether this is what a process says whose peer is gone."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 def own_device(device: torch.device) -> torch.device:
     """Of the GPUs of this machine, this process's."""
     here, wanted = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from nmer_fast.config import PRESETS, Config, NMERConfig
 from nmer_fast.engine.batches import Batches, add_noise
-from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
+from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest
 from nmer_fast.engine.distributed import Ranks
 from nmer_fast.engine.trainer import train
 from nmer_fast.errors import UserError
@@ -156,7 +157,8 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert stderr.count("stopping after this step") == 1
-    assert stderr.count(f"stopped; go on with: python -m nmer_fast.train --resume {folder}") == 1
+    how = f"go on with: torchrun --nproc-per-node 2 -m nmer_fast.train --resume {folder}"
+    assert stderr.count(f"stopped; {how}") == 1
     assert not (folder / "results.json").exists()
     state = load_checkpoint(folder, RESUME)[1]
     stopped = state["fit"]
@@ -166,6 +168,24 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert len(results["losses"]) == 12
     assert results["losses"][: len(stopped["history"])] == stopped["history"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path):
+    """What was saved is whole."""
+    folder = tmp_path / "run"
+    process = torchrun(2, *ARGUMENTS, "--epochs", "300", "--set", "training.teacher_epochs=1", "--out", folder)
+    for line in process.stdout:
+        if line.startswith("nmer "):
+            break
+    (second,) = (child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
+    second.kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    how = f"go on with: torchrun --nproc-per-node 2 -m nmer_fast.train --resume {folder}"
+    assert stderr.count(f"error: torchrun: another process ended; what was saved is whole, {how}") == 1
+    assert "[rank0]" not in stderr
+    assert load_newest(folder, RESUME, pytest.fail)[1]["fit"]["name"] == "nmer"
 
 
 def test_a_folder_that_holds_a_run_is_one_line_and_nobody_waits(tmp_path):
