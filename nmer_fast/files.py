@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) 
             os.close(folder)
     except OSError as error:
         if error.errno is not None:
-            error.filename = str(path)  # which write and fsync do not say
+            error.filename, error.filename2 = str(path), None  # which write and fsync do not say
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -9,11 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..data import FeatureSet, Ragged
 from ..data.featureset import padded_steps
 from ..models import Batch, Targets
 from ..noise import Noised, NoiseScheduler
 from ..profiling import span
+from .distributed import Ranks
 from .memory import free_bytes
 
 RESIDENT = 0.5  # of a device's free memory, at most, for the features; the rest is for training
@@ -32,6 +34,7 @@ class Batches:
         padding: count a batch's padding as valid steps of every present sample, so that it is noised and read, as in
             the paper's released code; a sample's result then depends on the batch's longest.
         buckets: batches of like length, out of pools of so many batches; 1: any samples together.
+        ranks: which rows of a training batch are this process's.
 
     Attributes:
         resident: whether features are gathered where batches go.
@@ -39,9 +42,17 @@ class Batches:
     """
 
     def __init__(
-        self, data: FeatureSet, device: torch.device, size: int, *, padding: bool = False, buckets: int = 1
+        self,
+        data: FeatureSet,
+        device: torch.device,
+        size: int,
+        *,
+        padding: bool = False,
+        buckets: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         self.data, self.device, self.size, self.padding, self.buckets = data, device, size, padding, buckets
+        self.ranks = ranks or Ranks()
         self.lengths = {
             name: ragged.lengths for name, ragged in data.modalities.items()
         }  # on the host: they make shapes
@@ -80,7 +91,7 @@ class Batches:
 
     def in_order(self, rows: Tensor) -> Iterator[Batch]:
         """All rows, as they stand."""
-        return self._made(self.split(rows))
+        return self._made([(part, len(part)) for part in self.split(rows)])
 
     def shuffled(
         self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None, *, first: int = 0
@@ -89,18 +100,18 @@ class Batches:
 
         `first` skips that many batches.
         """
-        rng = self._put(torch.tensor([seed, epoch]))
-        return self._made(self.order(rows, seed, epoch)[first:], rng, targets)
+        parts = [(self.ranks.own(part), len(part)) for part in self.order(rows, seed, epoch)[first:]]
+        return self._made(parts, self._put(torch.tensor([seed, epoch])), targets)
 
     def _made(
-        self, parts: Sequence[Tensor], rng: Tensor | None = None, targets: Targets | None = None
+        self, parts: Sequence[tuple[Tensor, int]], rng: Tensor | None = None, targets: Targets | None = None
     ) -> Iterator[Batch]:
-        """A batch of each part."""
+        """A batch of each part's rows; how many there are of all processes."""
 
         def make() -> Iterator[Batch]:
-            for part in parts:
+            for part, whole in parts:
                 with span("data", len(part)):
-                    batch = self.of(part, rng=rng, targets=targets)
+                    batch = replace(self.of(part, rng=rng, targets=targets), whole=whole)
                 yield batch
 
         return make() if self.resident else ahead(make())
@@ -110,7 +121,10 @@ class Batches:
 
         With buckets, pools of so many shuffled batches are sorted by cost and cut again, and the batches shuffled.
         """
-        generator = torch.Generator().manual_seed((seed << 20 ^ epoch) % 2**63)
+        counter = torch.tensor(
+            [[epoch, 0, 0, 0]]
+        )  # a generator takes 32 bits: of the contract's, all of seed and epoch
+        generator = torch.Generator().manual_seed(int(ops.philox(seed, counter)[0, 0]))
         parts = list(self.split(rows[torch.randperm(len(rows), generator=generator)]))
         if self.buckets == 1:
             return parts

@@ -20,6 +20,7 @@ from ..noise import NoiseScheduler
 from ..profiling import span, trace
 from .batches import Batches, add_noise
 from .console import Report
+from .distributed import Ranks
 from .evaluation import evaluate
 from .fit import Fit, part
 from .log import Log
@@ -57,6 +58,7 @@ def train(
     state: Mapping[str, Any] | None = None,
     saved: Saved | None = None,
     torch_profile: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train NMER on a standardised set.
 
@@ -72,6 +74,7 @@ def train(
         state: JSON that is saved with the state.
         saved: a state to go on from, to the bits that an uninterrupted run gives.
         torch_profile: a folder for a trace of three of NMER's steps.
+        ranks: which of several processes this is; only the first has the epoch's weights that are kept.
 
     Raises:
         UserError: a loss is no longer finite, or the config does not fit the data.
@@ -80,11 +83,17 @@ def train(
     training = config.training
     torch.manual_seed(training.seed)
     classes = len(data.class_names)
-    batches = Batches(data, device, training.batch_size, padding=config.noise.padding, buckets=training.buckets)
-    saver = Saver(folder, StopRequest() if request is None else request, state or {}, device)
+    ranks = ranks or Ranks()
+    batches = Batches(
+        data, device, training.batch_size, padding=config.noise.padding, buckets=training.buckets, ranks=ranks
+    )
+    saver = Saver(folder, StopRequest() if request is None else request, state or {}, device, ranks)
+    if saved and saved[1].get("ranks", 1) != ranks.size:
+        report.line(f"resume: {ranks.size} processes now, {saved[1].get('ranks', 1)} before: bits may differ")
     phase = saved[1]["fit"]["name"] if saved else None
 
     teacher = Teacher(data.dims, classes, config.model, training.teacher_lambda_cmd).to(device)
+    ranks.seed_generators(training.seed)
     fit = teacher_fit(teacher, batches, config)
     if saved and phase == "nmer":
         teacher.load_state_dict(part(saved[0], "teacher."))
@@ -109,7 +118,7 @@ def train(
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
     fit = Fit(
         "nmer", model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
-        targets=targets, validate=_validator(model, batches, scheduler, config),
+        targets=targets, validate=_validator(model, batches, scheduler, config) if ranks.first else None,
         realised_snr_db=scheduler.realised_snr_db,
     )  # fmt: skip
     if saved and phase == "nmer":
@@ -117,7 +126,7 @@ def train(
         saver.restore_generators(saved[0])
     else:
         saver.save(fit)
-    with trace(torch_profile) as fit.after_step:
+    with trace(torch_profile if ranks.first else None) as fit.after_step:
         fit.run(report, log, saver)
     seconds["train"] = fit.seconds
     return Trained(model, fit.kept, fit.history, seconds, fit.epochs * fit.steps)
@@ -203,6 +212,7 @@ def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, tar
 def teacher_fit(teacher: Teacher, batches: Batches, config: Config) -> Fit:
     """The teacher's training, on complete data."""
     training, device = config.training, batches.device
+    teacher.whole_batch = batches.ranks.whole_batch
 
     def step(batch: Batch) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):

@@ -32,6 +32,7 @@ class Batch:
         targets: the teacher's, in training.
         rng: int64 [2] = (seed, draw), of the latent's noise in training.
         real_lengths: where `lengths` count padding as steps, those that do not.
+        whole: samples of the training batch of which these are one process's; None where nobody asked.
     """
 
     features: dict[str, Tensor]
@@ -41,6 +42,7 @@ class Batch:
     targets: Targets | None = None
     rng: Tensor | None = None
     real_lengths: dict[str, Tensor] | None = None
+    whole: int | None = None
 
 
 @dataclass

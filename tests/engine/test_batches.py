@@ -13,6 +13,7 @@ from nmer_fast.engine.batches import Batches, ahead
 from nmer_fast.engine.evaluation import evaluate, measure, of_system
 from nmer_fast.engine.trainer import train
 from nmer_fast.models import NMER, Targets
+from tests.ops import contract
 
 from .test_engine import CPU, QUIET, SMALL, config, dataset, scheduler
 from .test_resume import assert_same, stop_and_go_on
@@ -78,10 +79,14 @@ def test_every_row_once_in_batches_all_alike(buckets, size):
 
 
 def test_without_buckets_the_order_is_a_plain_shuffle():
-    generator = torch.Generator().manual_seed(5 << 20 ^ 2)
+    generator = torch.Generator().manual_seed(contract.philox_words(5, [2, 0, 0, 0])[0])
     expected = ALL[torch.randperm(203, generator=generator)].tensor_split(13)
     order = Batches(ragged_dataset(), CPU, 16).order(ALL, 5, 2)
     assert [part.tolist() for part in order] == [part.tolist() for part in expected]
+    others = [
+        Batches(ragged_dataset(), CPU, 16).order(ALL, *key) for key in ((5 + 2**12, 2), (5 + 2**32, 2), (6, 2), (5, 3))
+    ]
+    assert all(not torch.equal(torch.cat(order), torch.cat(other)) for other in others)
 
 
 def test_a_pool_is_shuffled_rows_cut_by_cost():
