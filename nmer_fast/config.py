@@ -94,9 +94,10 @@ class NoiseConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class NMERConfig:
-    """NMER's sizes and loss weights; the defaults are the paper's (section 3.3).
+    """Which system, and its sizes and loss weights; the defaults are the paper's for NMER (section 3.3).
 
     Attributes:
+        system: its name, of `nmer_fast.models.SYSTEMS` (docs/training.md lists them).
         latent: dimensions of z; 64 in the released code, the paper gives none.
         layers: of the VAE's Transformer encoder.
         heads: of its attention; over one token they change nothing.
@@ -115,6 +116,7 @@ class NMERConfig:
         lambda_cls: weight of the cross-entropy.
     """
 
+    system: str = "nmer"
     latent: Count = 64
     layers: Count = 5
     heads: Count = 16
@@ -137,12 +139,12 @@ class TrainingConfig:
     """How to train; the defaults are the paper's (section 3.3), the teacher's those of the released code.
 
     Attributes:
-        epochs: of NMER.
+        epochs: of the system.
         batch_size: samples, at most.
-        optimizer: of NMER and teacher.
+        optimizer: of system and teacher.
         lr: constant for half of the epochs, then linear to 0.
         beta1: of the optimizer.
-        clip: largest gradient norm of NMER; none by default.
+        clip: largest gradient norm of the system; none by default.
         select: which epoch is kept: "best" average UA on the val split, or "last"; by default best where there is one.
         teacher_epochs: on complete data, half at teacher_lr and half on the way to 0.
         teacher_lr: as lr.

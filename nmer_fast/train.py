@@ -1,4 +1,4 @@
-"""python -m nmer_fast.train: train NMER under noisy modalities and evaluate it under every condition."""
+"""python -m nmer_fast.train: train a system under noisy modalities and evaluate it under every condition."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Set = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="
 
 @dataclass(frozen=True)
 class Options:
-    """Train NMER under noisy modalities, then evaluate it under every condition.
+    """Train a system under noisy modalities, then evaluate it under every condition.
 
     Attributes:
+        system: nmer, or one that it is compared with (docs/training.md lists them); by default nmer.
         preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
@@ -38,7 +39,7 @@ class Options:
         steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5; or random.
         p: the share of impulses, for --noise impulse; by default 0.3.
         snr_convention: exact counts the noise's own power, paper takes it as 1.
-        epochs: of NMER; by default 60.
+        epochs: of the system; by default 60.
         seed: of weights, order, dropout, noise and conditions.
         select: best or last: which epoch is kept; by default the best on the val split, where there is one.
         compile: compile the training step as one graph.
@@ -51,6 +52,7 @@ class Options:
         torch_profile: a folder for a trace of three training steps, for ui.perfetto.dev (docs/profiling.md).
     """
 
+    system: str | None = None
     preset: str | None = None
     config: Path | None = None
     settings: Set = ()
@@ -78,6 +80,7 @@ class Options:
 
 
 FIELDS = {
+    "system": "model.system",
     "data": "data.source",
     "fold": "data.fold",
     "context": "data.context",
@@ -155,12 +158,13 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
             trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
         )
         trained.seconds["evaluate"] = time.perf_counter() - start
-        with log.at("nmer", trained.steps) as writer:
+        with log.at(config.model.system, trained.steps) as writer:
             writer.evaluation("test", evaluation, trained.steps)
     except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
     results = {
+        "system": config.model.system,
         **evaluation.as_dict(),
         "epoch": trained.epoch,
         "losses": trained.losses,
@@ -170,7 +174,8 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     }
     write_json(folder / "results.json", results)
     remove_checkpoint(folder, RESUME)
-    report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
+    what = f"{config.model.system} on {data.name}, test, {describe_noise(config.noise)}"
+    report.table(f"{what}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
     return results
@@ -194,11 +199,6 @@ def config_of(options: Options) -> Config:
     config = override(base, {**flags, **changes})
     if "noise.p" in flags and config.noise.kind != "impulse":
         raise UserError(f"p: expected with impulse noise alone, got {options.p} with {config.noise.kind}")
-    if config.model.tokens == "batch" and not config.training.allow_leak:
-        raise UserError(
-            "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates; expected "
-            "--allow-leak to evaluate so all the same, or --set model.tokens=one"
-        )
     return config
 
 

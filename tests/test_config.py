@@ -23,6 +23,7 @@ PAPER = {
         "padding": False,
     },
     "model": {
+        "system": "nmer",
         "latent": 64,
         "layers": 5,
         "heads": 16,
@@ -73,6 +74,7 @@ RELEASED = {
         "padding": True,
     },
     "model": {
+        "system": "nmer",
         "latent": 64,
         "layers": 5,
         "heads": 8,

@@ -26,7 +26,7 @@ class Fit:
     """Trains a model on the train split.
 
     Args:
-        name: "teacher" or "nmer".
+        name: "teacher", or the system's.
         model: whose parameters are trained.
         step: from a batch to losses, the model's forward under noise.
         batches: of the data set.

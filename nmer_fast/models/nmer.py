@@ -13,7 +13,8 @@ from ..config import NMERConfig
 from ..errors import UserError
 from ..profiling import span
 from .encoders import HIDDEN, Classifier, Encoders
-from .interface import Batch, Output
+from .interface import Batch, Output, Separable, Teaching
+from .teacher import Teacher
 
 LATENT_STREAM = 240  # of the noise contract
 
@@ -40,7 +41,7 @@ class OneTokenLayer(nn.Module):
         return self.norm2(x + self.dropout(self.feedforward(x)))
 
 
-class NMER(nn.Module):
+class NMER(Separable):
     """Encoders, VAE and classifier.
 
     Args:
@@ -50,8 +51,9 @@ class NMER(nn.Module):
     """
 
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or NMERConfig()
+        config = config or NMERConfig()
+        super().__init__(dims, classes, config)
+        self.config = config
         joint, dropout = HIDDEN * len(dims), config.transformer_dropout  # joint is 384 for three modalities
         self.encoders = Encoders(dims, config.dropout, config.shared)
         width = HIDDEN if config.tokens == "modality" else 2 * joint
@@ -70,9 +72,14 @@ class NMER(nn.Module):
         )
         self.classifier = Classifier(joint, classes, config)
 
+    @classmethod
+    def teacher(cls, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> Teaching:
+        """Encoders of complete data."""
+        return Teacher(dims, classes, config, lambda_cmd)
+
     @property
     def leaks(self) -> bool:
-        """Whether a prediction depends on the batch that its sample is in."""
+        """Attention over the batch leaks."""
         return self.config.tokens == "batch"
 
     def parts(self) -> list[nn.Module]:
@@ -124,10 +131,6 @@ class NMER(nn.Module):
         if self.config.tokens == "batch":
             return self.vae_encoder(joint[None])[0]
         return self.vae_encoder(joint)
-
-    def forward(self, batch: Batch) -> Output:
-        """A batch whose features are already noisy."""
-        return self.fuse(self.encode(batch.features, batch.lengths), batch)
 
 
 def _kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:

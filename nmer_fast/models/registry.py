@@ -1,0 +1,34 @@
+"""Every system by its name, as `--system` and `model.system` give it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..config import NMERConfig
+from ..errors import UserError
+from .interface import System
+from .nmer import NMER
+
+SYSTEMS: dict[str, type[System]] = {
+    "nmer": NMER,
+}
+
+
+def system_class(name: str) -> type[System]:
+    """The class of a system.
+
+    Raises:
+        UserError: no system has that name.
+    """
+    if name not in SYSTEMS:
+        raise UserError(f"model.system: expected one of {', '.join(SYSTEMS)}, got {name!r}")
+    return SYSTEMS[name]
+
+
+def make_system(dims: Mapping[str, int], classes: int, config: NMERConfig) -> System:
+    """The system that a config names.
+
+    Raises:
+        UserError: there is none of that name, or it cannot work with these modalities.
+    """
+    return system_class(config.system)(dims, classes, config)
