@@ -98,6 +98,7 @@ class NMERConfig:
 
     Attributes:
         system: its name, of `nmer_fast.models.SYSTEMS` (docs/training.md lists them).
+        modality: the one that the system "unimodal" reads.
         latent: dimensions of z; 64 in the released code, the paper gives none.
         layers: of the VAE's Transformer encoder.
         heads: of its attention; over one token they change nothing.
@@ -117,6 +118,7 @@ class NMERConfig:
     """
 
     system: str = "nmer"
+    modality: str | None = None
     latent: Count = 64
     layers: Count = 5
     heads: Count = 16
@@ -132,6 +134,10 @@ class NMERConfig:
     lambda_gen: Weight = 1.0
     lambda_inv: Weight = 10.0
     lambda_cls: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        if self.modality is not None and self.system != "unimodal":
+            raise ValueError(f"modality: expected with the system unimodal alone, got it beside {self.system}")
 
 
 @dataclass(frozen=True, config=CHECKED)

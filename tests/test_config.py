@@ -24,6 +24,7 @@ PAPER = {
     },
     "model": {
         "system": "nmer",
+        "modality": None,
         "latent": 64,
         "layers": 5,
         "heads": 16,
@@ -75,6 +76,7 @@ RELEASED = {
     },
     "model": {
         "system": "nmer",
+        "modality": None,
         "latent": 64,
         "layers": 5,
         "heads": 8,

@@ -6,11 +6,27 @@ from collections.abc import Mapping
 
 from ..config import NMERConfig
 from ..errors import UserError
+from .if_mmin import IFMMIN
 from .interface import System
+from .late_fusion import LateFusion
+from .men import MEN
+from .mmin import MMIN
 from .nmer import NMER
+from .nmer_no_inv import NMERNoInv
+from .nmer_no_sampling import NMERNoSampling
+from .nmer_no_vae import NMERNoVAE
+from .unimodal import Unimodal
 
 SYSTEMS: dict[str, type[System]] = {
     "nmer": NMER,
+    "nmer_no_vae": NMERNoVAE,
+    "nmer_no_sampling": NMERNoSampling,
+    "nmer_no_inv": NMERNoInv,
+    "men": MEN,
+    "mmin": MMIN,
+    "if_mmin": IFMMIN,
+    "unimodal": Unimodal,
+    "late_fusion": LateFusion,
 }
 
 
