@@ -9,6 +9,7 @@ from ..errors import UserError
 from .if_mmin import IFMMIN
 from .interface import System
 from .late_fusion import LateFusion
+from .mctn import MCTN
 from .men import MEN
 from .mmin import MMIN
 from .nmer import NMER
@@ -23,6 +24,7 @@ SYSTEMS: dict[str, type[System]] = {
     "nmer_no_sampling": NMERNoSampling,
     "nmer_no_inv": NMERNoInv,
     "men": MEN,
+    "mctn": MCTN,
     "mmin": MMIN,
     "if_mmin": IFMMIN,
     "unimodal": Unimodal,

@@ -301,3 +301,51 @@ def test_if_mmin():
     cls, forward = cross_entropy(model.classifier(latents), b.labels), ((imagined - of_noisy(b)) ** 2).mean()
     inv = ((H - b.targets.invariant) ** 2).mean()
     assert_losses(model(b).losses, {"cls": cls, "forward": forward, "inv": inv, "total": cls + forward + inv})
+
+
+def lstm(module, x):
+    """PyTorch's own, with a module's weights, on one sample [T, D]."""
+    theirs = torch.nn.LSTM(x.shape[1], module.weight_hh.shape[1])
+    weights = [module.weight_ih, module.weight_hh, module.bias, torch.zeros_like(module.bias)]
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    return torch.func.functional_call(theirs, dict(zip(names, weights, strict=True)), x)[0]
+
+
+def translate(chain, level, states, steps, out):
+    """One sample's states [T, 128] into `steps` of another modality; attention written out."""
+    decoded = lstm(chain.decoders[level].lstm, states[-1:].expand(steps, -1))
+    weights = (decoded @ states.t() / 128**0.5).softmax(1)
+    return chain.outs[out](torch.cat([decoded, weights @ states], 1))
+
+
+def test_mctn():
+    """Sample by sample, unpadded: two levels of translation, and the first one back, from every modality."""
+    model, b, representations = system("mctn"), batch(shortest=0), []
+    b.lengths["a"][0] = b.lengths["v"][1] = 0
+    errors = {"translation": [], "cycle": []}
+    for s, chain in enumerate(model.chains):
+        source, first, second = ("avlav"[s], "avlav"[s + 1], "avlav"[s + 2])
+        pooled, wrong = [], {(1, first): [], (2, second): [], (0, source): []}
+        for i in range(6):
+            n = {m: int(b.lengths[m][i]) for m in DIMS}
+            if n[source] == 0:
+                pooled.append(torch.zeros(128))
+                continue
+            one = lstm(chain.encoders[0], chain.into[0](b.features[source][i, : n[source]]))
+            two = lstm(chain.encoders[1], one)
+            pooled.append(two.amax(0))
+            if n[first]:
+                there = translate(chain, 0, one, n[first], 1)
+                again = translate(chain, 0, lstm(chain.encoders[0], chain.into[1](there)), n[source], 0)
+                wrong[1, first].append((there - b.clean[first][i, : n[first]]) ** 2)
+                wrong[0, source].append((again - b.clean[source][i, : n[source]]) ** 2)
+            if n[second]:
+                wrong[2, second].append((translate(chain, 1, two, n[second], 2) - b.clean[second][i, : n[second]]) ** 2)
+        means = {place: torch.cat(squares).mean() for (place, _), squares in wrong.items()}
+        errors["translation"].append(means[1] + means[2])
+        errors["cycle"].append(means[0])
+        representations.append(torch.stack(pooled))
+    cls = cross_entropy(model.classifier(torch.cat(representations, 1)), b.labels)
+    translation, cycle = (sum(values) / 3 for values in errors.values())
+    total = cls + 0.1 * translation + 0.1 * cycle
+    assert_losses(model(b).losses, {"cls": cls, "translation": translation, "cycle": cycle, "total": total})
