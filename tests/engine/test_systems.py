@@ -1,6 +1,10 @@
 """Every system through the one trainer: one graph when compiled, resumed to the same bits, evaluated in pairs."""
 
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -193,3 +197,23 @@ def test_the_released_settings_leak_in_nmer_alone(tmp_path):
     with pytest.raises(UserError, match=r"^tokens: model.tokens=batch \(released code\) lets a prediction depend"):
         train_command.run(train_command.Options(**options), quiet=True)
     assert train_command.run(train_command.Options(system="men", **options), quiet=True)["system"] == "men"
+
+
+def test_the_example_of_adding_a_system(tmp_path, monkeypatch):
+    """The page's file of at most 40 lines and its line in the registry: trained, evaluated, paired, one graph."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adding_a_system.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (name, made) = re.findall(r'^    "(\w+)": (\w+),$', page, re.M)[0]
+    assert len(code.splitlines()) <= 40
+    module = ModuleType(f"nmer_fast.models.{name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where Dynamo looks it up
+    exec(code, vars(module))
+    monkeypatch.setitem(SYSTEMS, name, getattr(module, made))
+    results = train_command.run(train_command.Options(system=name, out=tmp_path, **QUICK), quiet=True)
+    assert {"cls", "gate", "total"} == results["losses"][0].keys()
+    again = evaluate_command.run(evaluate_command.Options(tmp_path), quiet=True).points[0].evaluation
+    assert again.as_dict()["conditions"] == results["conditions"]
+    data, noise = dataset(), scheduler(seed=5)
+    model = make_system(data.dims, 2, of(name)).eval()
+    assert_as_one_pass_each(model, Batches(data, CPU, 16), data.splits["test"], noise)
+    test_the_compiled_step_is_one_graph(name, monkeypatch)

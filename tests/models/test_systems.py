@@ -131,6 +131,20 @@ def poison(x, lengths):
 
 
 @EVERY
+def test_under_autocast_losses_are_float32(name):
+    """Within bfloat16's rounding of the exact ones; weights and gradients stay float32."""
+    model, b = system(name), batch(shortest=1)
+    exact = model(b).losses
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(b).losses
+    low["total"].backward()
+    assert all(value.dtype == torch.float32 for value in low.values())
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    for term, value in low.items():
+        torch.testing.assert_close(value, exact[term], rtol=0.02, atol=2e-3, msg=term)
+
+
+@EVERY
 def test_parts_hold_every_parameter_once(name):
     """Else clipping each sub-network would miss some."""
     model = system(name)
