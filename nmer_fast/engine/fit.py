@@ -204,9 +204,11 @@ class Fit:
         self.best_weights = {name: t.to(device) for name, t in part(tensors, "fit.best.").items()}
         self.records = {name: list(t.to(device).unbind()) for name, t in part(tensors, "fit.records.").items()}
         states: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.model.parameters())
         for name, t in part(tensors, "fit.optimizer.").items():
             i, _, key = name.partition(".")
-            states.setdefault(int(i), {})[key] = t
+            p = parameters[int(i)]  # whose strides its moments need: fused optimizers go by place in memory
+            states.setdefault(int(i), {})[key] = torch.empty_like(p, requires_grad=False).copy_(t) if t.dim() else t
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
 
