@@ -94,9 +94,11 @@ class NoiseConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class NMERConfig:
-    """NMER's sizes and loss weights; the defaults are the paper's (section 3.3).
+    """Which system, and its sizes and loss weights; the defaults are the paper's for NMER (section 3.3).
 
     Attributes:
+        system: its name, of `nmer_fast.models.SYSTEMS` (docs/training.md lists them).
+        modality: the one that the system "unimodal" reads.
         latent: dimensions of z; 64 in the released code, the paper gives none.
         layers: of the VAE's Transformer encoder.
         heads: of its attention; over one token they change nothing.
@@ -115,6 +117,8 @@ class NMERConfig:
         lambda_cls: weight of the cross-entropy.
     """
 
+    system: str = "nmer"
+    modality: str | None = None
     latent: Count = 64
     layers: Count = 5
     heads: Count = 16
@@ -131,20 +135,24 @@ class NMERConfig:
     lambda_inv: Weight = 10.0
     lambda_cls: Weight = 1.0
 
+    def __post_init__(self) -> None:
+        if self.modality is not None and self.system != "unimodal":
+            raise ValueError(f"modality: expected with the system unimodal alone, got it beside {self.system}")
+
 
 @dataclass(frozen=True, config=CHECKED)
 class TrainingConfig:
     """How to train; the defaults are the paper's (section 3.3), the teacher's those of the released code.
 
     Attributes:
-        epochs: of NMER.
+        epochs: of the system.
         batch_size: samples, at most.
         buckets: batches of samples of like length, out of shuffled pools of so many batches; 1, as in the paper's code:
             any samples together. Where lengths differ much, 16 spares most of the padding.
-        optimizer: of NMER and teacher.
+        optimizer: of system and teacher.
         lr: constant for half of the epochs, then linear to 0.
         beta1: of the optimizer.
-        clip: largest gradient norm of NMER; none by default.
+        clip: largest gradient norm of the system; none by default.
         select: which epoch is kept: "best" average UA on the val split, or "last"; by default best where there is one.
         teacher_epochs: on complete data, half at teacher_lr and half on the way to 0.
         teacher_lr: as lr.

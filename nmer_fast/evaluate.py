@@ -94,7 +94,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
             conditions=options.conditions or None, allow_leak=options.allow_leak,
         )  # fmt: skip
         points.append(Point(noise, evaluation))
-    what, epoch = f"{data.name}, test", f"epoch {state['epoch']}"
+    what, epoch = f"{config.model.system} on {data.name}, test", f"epoch {state['epoch']}"
     result = Robustness(f"{what}, {epoch}", points)
     if len(points) == 1:
         report.table(f"{what}, {describe_noise(noises[0])}, {epoch}", points[0].evaluation)

@@ -1,4 +1,4 @@
-"""python -m nmer_fast.train: train NMER under noisy modalities and evaluate it under every condition."""
+"""python -m nmer_fast.train: train a system under noisy modalities and evaluate it under every condition."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ Set = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="
 
 @dataclass(frozen=True)
 class Options:
-    """Train NMER under noisy modalities, then evaluate it under every condition.
+    """Train a system under noisy modalities, then evaluate it under every condition.
 
     Attributes:
+        system: nmer, or one that it is compared with (docs/training.md lists them); by default nmer.
         preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
@@ -39,7 +40,7 @@ class Options:
         steps: instead of --snr, the paper's T of each modality, as a=140 v=60 l=5; or random.
         p: the share of impulses, for --noise impulse; by default 0.3.
         snr_convention: exact counts the noise's own power, paper takes it as 1.
-        epochs: of NMER; by default 60.
+        epochs: of the system; by default 60.
         seed: of weights, order, dropout, noise and conditions.
         select: best or last: which epoch is kept; by default the best on the val split, where there is one.
         compile: compile the training step as one graph.
@@ -52,6 +53,7 @@ class Options:
         torch_profile: a folder for a trace of three training steps, for ui.perfetto.dev (docs/profiling.md).
     """
 
+    system: str | None = None
     preset: str | None = None
     config: Path | None = None
     settings: Set = ()
@@ -79,6 +81,7 @@ class Options:
 
 
 FIELDS = {
+    "system": "model.system",
     "data": "data.source",
     "fold": "data.fold",
     "context": "data.context",
@@ -169,9 +172,10 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
                 trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
             )
             trained.seconds["evaluate"] = time.perf_counter() - start
-            with log.at("nmer", trained.steps) as writer:
+            with log.at(config.model.system, trained.steps) as writer:
                 writer.evaluation("test", evaluation, trained.steps)
             results = {
+                "system": config.model.system,
                 **evaluation.as_dict(),
                 "epoch": trained.epoch,
                 "losses": trained.losses,
@@ -193,7 +197,8 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
             raise UserError(
                 f"torchrun: another process ended; what was saved is whole, {how_to_go_on(folder)}"
             ) from None
-    report.table(f"{data.name}, test, {describe_noise(config.noise)}, epoch {trained.epoch}", evaluation)
+    what = f"{config.model.system} on {data.name}, test, {describe_noise(config.noise)}"
+    report.table(f"{what}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     report.line(f"{times}\nwritten: {folder / 'results.json'}, {checkpoint}")
     return results
@@ -219,11 +224,6 @@ def config_of(options: Options) -> Config:
     config = override(base, {**flags, **changes})
     if "noise.p" in flags and config.noise.kind != "impulse":
         raise UserError(f"p: expected with impulse noise alone, got {options.p} with {config.noise.kind}")
-    if config.model.tokens == "batch" and not config.training.allow_leak:
-        raise UserError(
-            "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates; expected "
-            "--allow-leak to evaluate so all the same, or --set model.tokens=one"
-        )
     return config
 
 

@@ -313,10 +313,10 @@ def test_evaluate_refuses_other_dimensions_and_damage(checkpoint, tmp_path):
     tensors, content = load_checkpoint(checkpoint)
     own = ("version", "digest", "tensors", "sha256")
     for change, message in (
-        ({"config": {"model": {"latent": 3}}}, "expected a checkpoint of a whole NMER, got one that does not fit"),
+        ({"config": {"model": {"latent": 3}}}, "expected a checkpoint of a whole model, got one that does not fit"),
         ({"config": {"model": {"latent": "many"}}}, "model.latent: expected a valid integer"),
-        ({"data": {"dims": {"a": 130}, "class_names": ["x", "y"]}}, "expected a checkpoint of a whole NMER"),
-        ({"data": {}}, "expected a checkpoint of a whole NMER, got one that does not fit: 'dims'"),
+        ({"data": {"dims": {"a": 130}, "class_names": ["x", "y"]}}, "expected a checkpoint of a whole model"),
+        ({"data": {}}, "expected a checkpoint of a whole model, got one that does not fit: 'dims'"),
         ({"fingerprint": "0"}, "^synthetic: expected the data that the model was trained on, got other contents"),
     ):
         state = {key: value for key, value in content.items() if key not in own}

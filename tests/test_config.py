@@ -23,6 +23,8 @@ PAPER = {
         "padding": False,
     },
     "model": {
+        "system": "nmer",
+        "modality": None,
         "latent": 64,
         "layers": 5,
         "heads": 16,
@@ -74,6 +76,8 @@ RELEASED = {
         "padding": True,
     },
     "model": {
+        "system": "nmer",
+        "modality": None,
         "latent": 64,
         "layers": 5,
         "heads": 8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 from ..errors import UserError
-from ..models import NMER, Batch
+from ..models import Batch, Separable, System
 from ..noise import NoiseScheduler
 from .batches import Batches, add_noise
 
@@ -75,7 +75,7 @@ def score(predicted: Tensor, labels: Tensor, classes: int) -> Scores:
 
 
 def evaluate(
-    model: NMER,
+    model: System,
     batches: Batches,
     rows: Tensor,
     scheduler: NoiseScheduler,
@@ -99,17 +99,26 @@ def evaluate(
     return measure(of_system(model), batches, rows, scheduler, seed, conditions)
 
 
-def of_system(model: NMER) -> Predict:
-    """Each modality is encoded twice, clean and noisy, and reused in all conditions."""
+def of_system(model: System) -> Predict:
+    """A separable system encodes each modality twice, clean and noisy, for all conditions; others run once for each."""
     model.eval()
+    if not isinstance(model, Separable):
+        return lambda batch, noisy, is_noisy: torch.stack(
+            [model(replace(batch, features=_mixed(batch.features, noisy, row))).logits for row in is_noisy]
+        )
 
     def predict(batch: Batch, noisy: dict[str, Tensor], is_noisy: Tensor) -> Tensor:
         clean = model.encode(batch.features, batch.lengths)
         noised = model.encode(noisy, batch.lengths)
-        chosen = (torch.where(row[:, None, None], noised, clean) for row in is_noisy)
+        chosen = (torch.where(row.view(-1, *[1] * (clean.dim() - 2)), noised, clean) for row in is_noisy)
         return torch.stack([model.fuse(encoded, batch).logits for encoded in chosen])
 
     return predict
+
+
+def _mixed(clean: dict[str, Tensor], noisy: dict[str, Tensor], is_noisy: Tensor) -> dict[str, Tensor]:
+    """Features of a condition, is_noisy [M]; none is read by the host."""
+    return {name: torch.where(bad, noisy[name], clean[name]) for name, bad in zip(clean, is_noisy, strict=True)}
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Fit:
     """Trains a model on the train split.
 
     Args:
-        name: "teacher" or "nmer".
+        name: "teacher", or the system's.
         model: whose parameters are trained.
         step: from a batch to losses, the model's forward under noise.
         batches: of the data set.
@@ -223,9 +223,11 @@ class Fit:
         self.records = {name: list(t.to(device).unbind()) for name, t in part(tensors, "fit.records.").items()}
         self.merged = self.step_in_epoch
         states: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.model.parameters())
         for name, t in part(tensors, "fit.optimizer.").items():
             i, _, key = name.partition(".")
-            states.setdefault(int(i), {})[key] = t
+            p = parameters[int(i)]  # whose strides its moments need: fused optimizers go by place in memory
+            states.setdefault(int(i), {})[key] = torch.empty_like(p, requires_grad=False).copy_(t) if t.dim() else t
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
 

@@ -1,4 +1,4 @@
-"""TensorBoard scalars of a run: one TensorBoard run each for teacher and NMER, by step."""
+"""TensorBoard scalars of a run: one TensorBoard run each for teacher and system, by step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Log:
         self.folder, self.every = folder, every
 
     def at(self, name: str, step: int) -> Writer:
-        """The writer of teacher or NMER, which begins at a step: what an earlier run wrote from there on is void."""
+        """The writer of teacher or system, which begins at a step: what an earlier run wrote from there on is void."""
         return Writer(None if self.folder is None else self.folder / name, self.every, step)
 
 

@@ -14,7 +14,7 @@ from ..config import Config, DataConfig, NoiseConfig, from_dict
 from ..data import FeatureSet, Standardiser, load_npz, read_store, synthetic
 from ..data.synthetic import DEFAULT_SIZE
 from ..errors import UserError
-from ..models import NMER
+from ..models import System, make_system
 from ..noise import NoiseSchedule, NoiseScheduler
 from .checkpoint import MODEL, load_checkpoint, save_checkpoint
 from .fit import part
@@ -60,7 +60,7 @@ def make_scheduler(variances: Mapping[str, float], noise: NoiseConfig, seed: int
         raise UserError(str(error)) from None
 
 
-def check_fits(data: FeatureSet, config: Config) -> NMER:
+def check_fits(data: FeatureSet, config: Config) -> System:
     """Refuse what config and data together make impossible; the model without memory, on the meta device."""
     if config.training.select == "best" and "val" not in data.splits:
         raise UserError(f"select: expected a val split to choose the best epoch on, {data.name} has none; use last")
@@ -76,7 +76,13 @@ def check_fits(data: FeatureSet, config: Config) -> NMER:
             f"batches of {config.training.batch_size}, one of them of {smallest}"
         )
     with torch.device("meta"):
-        return NMER(data.dims, len(data.class_names), config.model)
+        model = make_system(data.dims, len(data.class_names), config.model)
+    if model.leaks and not config.training.allow_leak:
+        raise UserError(
+            "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates; expected "
+            "--allow-leak to evaluate so all the same, or --set model.tokens=one"
+        )
+    return model
 
 
 def save_run(
@@ -90,7 +96,7 @@ def save_run(
     for name in data.modalities:
         tensors |= {f"mean.{name}": standardiser.mean[name], f"std.{name}": standardiser.std[name]}
     about = {
-        "system": "nmer",
+        "system": state["config"]["model"]["system"],
         "data": {"name": data.name, "dims": data.dims, "class_names": data.class_names},
         "variances": standardiser.variances,
         "epoch": trained.epoch,
@@ -99,7 +105,7 @@ def save_run(
     return save_checkpoint(folder, MODEL, tensors, {**state, **about})
 
 
-def load_run(path: Path, device: torch.device) -> tuple[NMER, Standardiser, Config, dict[str, Any]]:
+def load_run(path: Path, device: torch.device) -> tuple[System, Standardiser, Config, dict[str, Any]]:
     """The model (in eval mode), its standardisation, its config, and the checkpoint's state.
 
     Raises:
@@ -109,13 +115,15 @@ def load_run(path: Path, device: torch.device) -> tuple[NMER, Standardiser, Conf
     try:
         config = from_dict(state["config"], f"{path}: ")
         dims, classes = state["data"]["dims"], len(state["data"]["class_names"])
-        model = NMER(dims, classes, config.model)
+        model = make_system(dims, classes, config.model)
         model.load_state_dict(part(tensors, "model."))
         mean, std = part(tensors, "mean."), part(tensors, "std.")
         standardiser = Standardiser({m: mean[m] for m in dims}, {m: std[m] for m in dims}, state["variances"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: expected a checkpoint of a whole NMER, got one that does not fit: {reason}") from None
+        raise UserError(
+            f"{path}: expected a checkpoint of a whole model, got one that does not fit: {reason}"
+        ) from None
     return model.to(device).eval(), standardiser, config, state
 
 

@@ -1,4 +1,4 @@
-"""Training: the teacher on complete data, its targets once, then NMER on noisy data."""
+"""Training: the teacher, where a system has one, on complete data; its targets once; then the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data import FeatureSet
-from ..models import NMER, Batch, Output, Targets, Teacher
+from ..models import Batch, Output, System, Targets, Teaching, system_class
 from ..noise import NoiseScheduler
 from ..profiling import span, trace
 from .batches import Batches, add_noise
@@ -38,7 +38,7 @@ class Trained:
     `steps` is how many the model took in all.
     """
 
-    model: NMER
+    model: System
     epoch: int
     losses: list[dict[str, float]]
     seconds: dict[str, float]
@@ -60,7 +60,7 @@ def train(
     torch_profile: Path | None = None,
     ranks: Ranks | None = None,
 ) -> Trained:
-    """Train NMER on a standardised set.
+    """Train the config's system on a standardised set.
 
     Args:
         data: standardised.
@@ -73,7 +73,7 @@ def train(
         request: set from outside to stop after the step at hand.
         state: JSON that is saved with the state.
         saved: a state to go on from, to the bits that an uninterrupted run gives.
-        torch_profile: a folder for a trace of three of NMER's steps.
+        torch_profile: a folder for a trace of three of the system's steps.
         ranks: which of several processes this is; only the first has the epoch's weights that are kept.
 
     Raises:
@@ -90,38 +90,42 @@ def train(
     saver = Saver(folder, StopRequest() if request is None else request, state or {}, device, ranks)
     if saved and saved[1].get("ranks", 1) != ranks.size:
         report.line(f"resume: {ranks.size} processes now, {saved[1].get('ranks', 1)} before: bits may differ")
-    phase = saved[1]["fit"]["name"] if saved else None
+    name, seconds, targets = config.model.system, {}, None
+    kind = system_class(name)
+    past_teacher = saved is not None and saved[1]["fit"]["name"] == name
 
-    teacher = Teacher(data.dims, classes, config.model, training.teacher_lambda_cmd).to(device)
+    teacher = kind.teacher(data.dims, classes, config.model, training.teacher_lambda_cmd)
     ranks.seed_generators(training.seed)
-    fit = teacher_fit(teacher, batches, config)
-    if saved and phase == "nmer":
-        teacher.load_state_dict(part(saved[0], "teacher."))
-        fit.seconds = saved[1]["teacher_seconds"]
-    else:
-        if saved:
-            fit.load(*_of_fit(saved))
-            saver.restore_generators(saved[0])
-        fit.run(report, log, saver)
-    start = time.perf_counter()
-    targets = teacher_targets(teacher, batches)
-    seconds = {"teacher": fit.seconds + time.perf_counter() - start}
-    saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
-    saver.state = {**saver.state, "teacher_seconds": seconds["teacher"]}
+    if teacher is not None:
+        fit = teacher_fit(teacher.to(device), batches, config)
+        if saved and past_teacher:
+            teacher.load_state_dict(part(saved[0], "teacher."))
+            fit.seconds = saved[1]["teacher_seconds"]
+        else:
+            if saved:
+                fit.load(*_of_fit(saved))
+                saver.restore_generators(saved[0])
+            fit.run(report, log, saver)
+        start = time.perf_counter()
+        targets = teacher_targets(teacher, batches)
+        seconds["teacher"] = fit.seconds + time.perf_counter() - start
+        saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
+        saver.state = {**saver.state, "teacher_seconds": seconds["teacher"]}
 
-    model = NMER(data.dims, classes, config.model).to(device)
-    model.encoders.load_state_dict(teacher.encoders.state_dict())  # as in the released code; the paper does not say
-    step = noisy_step(model, scheduler, config, device)
+    model = kind(data.dims, classes, config.model).to(device)
+    if teacher is not None:
+        model.start_from(teacher)
+    step = complete_step(model, config, device) if kind.complete else noisy_step(model, scheduler, config, device)
     if training.compile:
         step = compiled(step)
         seconds["compile"] = _warm_up(step, model, batches, targets, training.seed)
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
     fit = Fit(
-        "nmer", model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
+        name, model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
         targets=targets, validate=_validator(model, batches, scheduler, config) if ranks.first else None,
-        realised_snr_db=scheduler.realised_snr_db,
+        realised_snr_db=None if kind.complete else scheduler.realised_snr_db,
     )  # fmt: skip
-    if saved and phase == "nmer":
+    if saved and past_teacher:
         fit.load(*_of_fit(saved))
         saver.restore_generators(saved[0])
     else:
@@ -136,8 +140,18 @@ def _of_fit(saved: Saved) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     return saved[0], saved[1]["fit"]
 
 
+def complete_step(model: System, config: Config, device: torch.device) -> Callable[[Batch], Output]:
+    """From clean batches to losses, for what is trained on complete data."""
+
+    def step(batch: Batch) -> Output:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
+            return model(batch)
+
+    return step
+
+
 def noisy_step(
-    model: NMER, scheduler: NoiseScheduler, config: Config, device: torch.device
+    model: System, scheduler: NoiseScheduler, config: Config, device: torch.device
 ) -> Callable[[Batch], Output]:
     """From clean batches to losses: noise of the batch's seed and draw, then the model."""
 
@@ -145,15 +159,16 @@ def noisy_step(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
             with span("noise", len(batch.labels)):
                 noised = add_noise(scheduler, batch, batch.rng)
-            noisy = Batch(noised.features, batch.lengths, batch.labels, batch.sample_ids, batch.targets, batch.rng)
-            output = model(noisy)
+            noisy = scheduler.noisy_of_condition[noised.condition]
+            # without `whole`, an int that a compiled step would be compiled for
+            output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features, whole=None))
         assert noised.stats is not None
         return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
 
     return step
 
 
-def _validator(model: NMER, batches: Batches, scheduler: NoiseScheduler, config: Config) -> Callable[[], Any] | None:
+def _validator(model: System, batches: Batches, scheduler: NoiseScheduler, config: Config) -> Callable[[], Any] | None:
     """Evaluation on the val split, if there is one."""
     rows = batches.data.splits.get("val")
     if rows is None:
@@ -195,7 +210,9 @@ def all_sizes_differ(batch: Batch) -> Batch:
     return replace(batch, features=features)
 
 
-def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, targets: Targets, seed: int) -> float:
+def _warm_up(
+    step: Callable[[Batch], Output], model: System, batches: Batches, targets: Targets | None, seed: int
+) -> float:
     """Compile forward and backward on one batch, changing nothing; the seconds that took."""
     start = time.perf_counter()
     model.train()
@@ -209,22 +226,17 @@ def _warm_up(step: Callable[[Batch], Output], model: NMER, batches: Batches, tar
     return time.perf_counter() - start
 
 
-def teacher_fit(teacher: Teacher, batches: Batches, config: Config) -> Fit:
+def teacher_fit(teacher: Teaching, batches: Batches, config: Config) -> Fit:
     """The teacher's training, on complete data."""
-    training, device = config.training, batches.device
+    training = config.training
     teacher.whole_batch = batches.ranks.whole_batch
-
-    def step(batch: Batch) -> Output:
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-            return teacher(batch)
-
     return Fit(
-        "teacher", teacher, step, batches, training,
+        "teacher", teacher, complete_step(teacher, config, batches.device), batches, training,
         epochs=training.teacher_epochs, lr=training.teacher_lr, clip=training.teacher_clip,
     )  # fmt: skip
 
 
-def teacher_targets(teacher: Teacher, batches: Batches) -> Targets:
+def teacher_targets(teacher: Teaching, batches: Batches) -> Targets:
     """The trained teacher's targets of every row of the set, made once."""
     teacher.eval()
     parts = [teacher.targets(batch) for batch in batches.in_order(torch.arange(len(batches.data)))]

@@ -13,7 +13,8 @@ from ..config import NMERConfig
 from ..errors import UserError
 from ..profiling import span
 from .encoders import HIDDEN, Classifier, Encoders
-from .interface import Batch, Output
+from .interface import Batch, Output, Separable, Teaching
+from .teacher import Teacher
 
 LATENT_STREAM = 240  # of the noise contract
 
@@ -40,7 +41,7 @@ class OneTokenLayer(nn.Module):
         return self.norm2(x + self.dropout(self.feedforward(x)))
 
 
-class NMER(nn.Module):
+class NMER(Separable):
     """Encoders, VAE and classifier.
 
     Args:
@@ -50,8 +51,9 @@ class NMER(nn.Module):
     """
 
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or NMERConfig()
+        config = config or NMERConfig()
+        super().__init__(dims, classes, config)
+        self.config = config
         joint, dropout = HIDDEN * len(dims), config.transformer_dropout  # joint is 384 for three modalities
         self.encoders = Encoders(dims, config.dropout, config.shared)
         width = HIDDEN if config.tokens == "modality" else 2 * joint
@@ -70,14 +72,19 @@ class NMER(nn.Module):
         )
         self.classifier = Classifier(joint, classes, config)
 
+    @classmethod
+    def teacher(cls, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> Teaching:
+        """Encoders of complete data."""
+        return Teacher(dims, classes, config, lambda_cmd)
+
     @property
     def leaks(self) -> bool:
-        """Whether a prediction depends on the batch that its sample is in."""
+        """Attention over the batch leaks."""
         return self.config.tokens == "batch"
 
     def parts(self) -> list[nn.Module]:
         """The sub-networks whose gradients are clipped apart."""
-        vae = nn.ModuleList([self.vae_encoder, self.to_mu, self.to_logvar, self.decoder])
+        vae = nn.ModuleList(part for name, part in self.named_children() if name not in ("encoders", "classifier"))
         return [*self.encoders.parts(), vae, self.classifier]
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
@@ -92,30 +99,37 @@ class NMER(nn.Module):
         """
         specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
         with span("vae", len(encoded)):
-            state = self._attend(torch.cat([specific, invariant], dim=1))
-            mu, logvar = self.to_mu(state), self.to_logvar(state)
-        if not self.training:
-            joint = self.decoder(torch.cat([mu, invariant], dim=1))
-            return Output(self.classifier(joint), {})
-        assert batch.targets is not None
-        assert batch.rng is not None
-        with span("vae", len(encoded)):
-            z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
+            z, divergence, watched = self._latent(self._attend(torch.cat([specific, invariant], dim=1)), batch)
             joint = self.decoder(torch.cat([z, invariant], dim=1))
+        logits = self.classifier(joint)
+        if not self.training:
+            return Output(logits, {})
+        assert batch.targets is not None
         with span("loss", len(encoded)):
-            logits, weights = self.classifier(joint).float(), self.config
+            logits, weights = logits.float(), self.config
             losses = {
-                "kl": kl.mean() if weights.kl == "mean" else kl.sum(),
+                **divergence,
                 "mse": F.mse_loss(joint.float(), batch.targets.joint),
                 "inv": F.mse_loss(invariant.float(), batch.targets.invariant),
                 "cls": F.cross_entropy(logits, batch.labels),
             }
             losses["total"] = (
-                weights.lambda_gen * (losses["kl"] + losses["mse"])
+                weights.lambda_gen * (losses["kl"] + losses["mse"] if divergence else losses["mse"])
                 + weights.lambda_inv * losses["inv"]
                 + weights.lambda_cls * losses["cls"]
             )
-        return Output(logits, losses, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())})
+        return Output(logits, losses, watched)
+
+    def _latent(self, state: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """z; in training also its loss, and what is watched of it."""
+        mu = self.to_mu(state)
+        if not self.training:
+            return mu, {}, {}
+        assert batch.rng is not None
+        logvar = self.to_logvar(state)
+        z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
+        divergence = {"kl": kl.mean() if self.config.kl == "mean" else kl.sum()}
+        return z, divergence, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())}
 
     def _attend(self, joint: Tensor) -> Tensor:
         """[h'; H'] -> the same shape, through the Transformer."""
@@ -124,10 +138,6 @@ class NMER(nn.Module):
         if self.config.tokens == "batch":
             return self.vae_encoder(joint[None])[0]
         return self.vae_encoder(joint)
-
-    def forward(self, batch: Batch) -> Output:
-        """A batch whose features are already noisy."""
-        return self.fuse(self.encode(batch.features, batch.lengths), batch)
 
 
 def _kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:

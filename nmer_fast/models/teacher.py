@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import NMERConfig
 from .encoders import HIDDEN, Classifier, Encoders
-from .interface import Batch, Output, Targets
+from .interface import Batch, Output, Targets, Teaching
 
 
 def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor:
@@ -24,7 +24,7 @@ def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor
     return total
 
 
-class Teacher(nn.Module):
+class Teacher(Teaching):
     """Encoders and a classifier on [h; H]; cross-entropy, and moments that agree between modalities' H.
 
     Args:
@@ -38,8 +38,10 @@ class Teacher(nn.Module):
         whole_batch: from rows of a batch to all of its rows, where several processes share them: moments are no sums.
     """
 
+    encoders: Encoders
+
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> None:
-        super().__init__()
+        super().__init__(dims, classes, config)
         self.lambda_cmd = lambda_cmd
         self.whole_batch: Callable[[Tensor, Batch], Tensor] = lambda x, batch: x
         self.encoders = Encoders(dims, config.dropout, config.shared)
