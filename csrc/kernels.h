@@ -1,6 +1,6 @@
 // The kernels as the bindings see them: one table of functions for each instruction set, chosen at run time.
 //
-// Every function works on `count` consecutive elements of one sample, from element `first` on, a multiple of 4.
+// The noise's functions work on `count` consecutive elements of one sample, from element `first` on, a multiple of 4.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 namespace nmer_fast {
 
 // Raised with INTERFACE in nmer_fast/ops/_library.py when an op's arguments change, so that an older build is not used.
-inline constexpr int kInterface = 2;
+inline constexpr int kInterface = 3;
 
 enum class Kind { gaussian, impulse, uniform, laplace };
 enum class Type { float32, bfloat16, float16, float64 };

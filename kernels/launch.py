@@ -45,7 +45,8 @@ READY: dict[tuple[Any, ...], tuple[Callable[..., None], Any, Any]] = {}
 def run(launch: Launch) -> None:
     """Launch on the device of the tensors. A kernel's first launch compiles it; later ones go to its launcher at once.
 
-    Triton's own way binds and describes every argument anew, which costs the host several times as long.
+    Triton's own way binds and describes every argument anew, which costs the host several times as long. Its launch
+    hooks are called for a kernel's first launch only.
     """
     if launch.programs == 0:
         return

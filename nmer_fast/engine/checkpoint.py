@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_atomically
 
-VERSION = 2
+VERSION = 3
 MODEL, RESUME = "checkpoint", "resume"
 
 

@@ -85,7 +85,7 @@ class NoiseScheduler(nn.Module):
         super().__init__()
         self.conditions = Conditions(list(variances))
         self.modalities = self.conditions.modalities
-        self.kind, self.p, self.seed = kind, p, seed
+        self.kind, self.p = kind, p
         if isinstance(kind, str) and kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, a tensor or a callable, got {kind!r}")
         if not 0 <= p <= 1:
@@ -172,7 +172,9 @@ class NoiseScheduler(nn.Module):
         if sample_ids is None:
             sample_ids = torch.arange(batch, device=device)
         if rng is None:
-            rng = ops.rng_next(self.rng) if draw is None else ops.rng_tensor(self.seed, draw, device)
+            rng = ops.rng_next(self.rng) if draw is None else self._rng_of(draw)
+        elif draw is not None:
+            raise ValueError(f"draw: expected none beside rng, which holds it, got {draw!r}")
         if condition is None:
             index = self.conditions.draw(rng, sample_ids)
         elif isinstance(condition, Tensor):
@@ -187,6 +189,10 @@ class NoiseScheduler(nn.Module):
             kept = alpha_bars[:, None]
             stats = torch.cat([stats[:, :1], kept * stats[:, :3], (1 - kept) * stats[:, 3:]], dim=1)
         return Noised(dict(zip(self.modalities, ys, strict=True)), index, stats)
+
+    def _rng_of(self, draw: int) -> Tensor:
+        """The buffer's seed, which a loaded state may have changed, and this draw."""
+        return torch.stack([self.rng[0], ops.rng_tensor(0, draw, self.rng.device)[1]])
 
     def _random_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
         """[M], of a step for each modality."""

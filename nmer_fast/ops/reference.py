@@ -244,7 +244,8 @@ def lstm_max_pool(
     """E encoders of one input: (pooled, argmax [B, E, H], hidden, cell [B (T + 1), E, H], gates [B (T + 1), E, 4H]).
 
     A sample has a row more than steps: its states start with the zero before step 0, its gates end with one unused. The
-    cell is float32 where x is narrower, since it sums over all steps.
+    cell is float32 where x is narrower, since it sums over all steps. (The C++ kernels pack the rows of valid steps and
+    leave the rest unset; nobody but backward reads them.)
     """
     (batch, steps, _), (encoders, _, width), wide = x.shape, weight_hh.shape, kl_dtype(x.dtype)
     valid = valid_mask(x.shape, lengths, x.device)
@@ -257,7 +258,8 @@ def lstm_max_pool(
             activation(gate)
         torch.addcmul(i.to(wide) * g, f.to(wide), cell[t], out=cell[t + 1])
         torch.mul(o, cell[t + 1].tanh(), out=hidden[t + 1])
-    states, hidden, cell, gates = hidden[1:], *(t.permute(2, 0, 1, 3).flatten(0, 1) for t in (hidden, cell, gates))
+    states = hidden[1:]
+    hidden, cell, gates = (t.permute(2, 0, 1, 3).flatten(0, 1).contiguous() for t in (hidden, cell, gates))
     if steps == 0:
         none = x.new_zeros(batch, encoders, width)
         return none, none.long(), hidden, cell, gates
@@ -310,7 +312,7 @@ def conv_max_pool(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[T
 
     All taps of all kernels are one product; a convolution is the sum of its taps, each shifted to its step.
     """
-    steps, encoders = x.shape[1], taps[0].shape[0]
+    steps, encoders, lengths = x.shape[1], taps[0].shape[0], lengths.clamp(0, x.shape[1])
     longest, windows = max(t.shape[2] for t in taps), max(steps, 1)
     x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
     x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))

@@ -1,6 +1,7 @@
 """What a launch costs the host, not the GPU: a later launch gives the launcher what Triton's own way would give it."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles, which Triton does not do where TRITON_INTERPRET is set", allow_module_level=True)
 
+import triton
+import triton.language as tl
 from triton.runtime import driver
 
 from nmer_fast.kernels import add_noise, launch, mix_noise, noise, philox, reparameterize_kl
@@ -15,6 +18,15 @@ from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.kernels.ahead_of_time import _NoDriver
 
 RNG, ALPHA_BAR = torch.tensor([1, 2]), torch.tensor(0.3, dtype=torch.float64)
+
+
+@triton.jit(do_not_specialize=mix_noise.INTS)
+def twin_kernel(
+    x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
+    OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of mix_noise_kernel's arguments."""
+    return
 
 
 class Recorder(_NoDriver):
@@ -45,7 +57,7 @@ def recorder(monkeypatch):
     active, recorder = driver._active, Recorder()
     driver.set_active(recorder)
     monkeypatch.setattr(launch, "READY", {})
-    monkeypatch.setattr(launch, "_stream", lambda device: 0)
+    monkeypatch.setattr(launch, "_stream", lambda device: 7)
     yield recorder
     driver._active = active
 
@@ -79,7 +91,10 @@ def test_a_later_launch_is_the_first_ones(recorder, name):
     launches = len(recorder.given) // 3
     first, *later = (recorder.given[i : i + launches] for i in range(0, len(recorder.given), launches))
     assert len(launch.READY) == launches
-    assert first == later[0] == later[1]
+    assert later[0] == later[1]
+    streams = [launched[3] for launched in (*first, *later[0])]
+    assert streams == [0] * launches + [7] * launches  # the driver's, then the device's current one
+    assert [(*a[:3], *a[4:]) for a in first] == [(*a[:3], *a[4:]) for a in later[0]]
 
 
 def test_another_batch_compiles_nothing(recorder):
@@ -112,3 +127,27 @@ def test_what_a_kernel_is_compiled_for_is_told_apart(recorder):
     plan.args["alpha_row"] = 2**31
     launch.run(plan)
     assert len(launch.READY) == 5
+
+
+def test_one_thing_that_differs_is_another_kernel(recorder):
+    """Constants, warps, registers, device and kernel, each alone."""
+    x = torch.randn(4, 40)
+    plan = mix_noise.planned(x, None, torch.empty_like(x), ALPHA_BAR, None, None, False)
+    others = [
+        plan,
+        replace(plan, constants={**plan.constants, "OF_NOISE": True}),
+        replace(plan, constants={**plan.constants, "BLOCK": plan.constants["BLOCK"] // 2}),
+        replace(plan, warps=8),
+        replace(plan, registers=40),
+        replace(plan, kernel=twin_kernel),
+    ]
+    for _ in range(2):
+        for other in others:
+            launch.run(other)
+    assert len(launch.READY) == len(others)
+    kinds = ["gaussian", "uniform", "laplace"]
+    for kind in kinds * 2:
+        noise.noise([3, 40], RNG, None, None, None, None, 7, kind, torch.float32)
+    assert len(launch.READY) == len(others) + len(kinds)
+    devices = {key[1] for key in launch.READY}
+    assert devices == {torch.device("cpu")}

@@ -74,6 +74,9 @@ def test_a_call_that_names_no_draw_takes_the_next():
         assert all(torch.equal(noised.features[m], expected.features[m]) for m in VARIANCES)
     resumed = NoiseScheduler(VARIANCES, snr_db=-10)
     resumed.load_state_dict(scheduler.state_dict())
+    assert torch.equal(resumed(features, draw=1).features["a"], scheduler(features, draw=1).features["a"])
+    with pytest.raises(ValueError, match=r"^draw: expected none beside rng, which holds it, got 1"):
+        scheduler(features, draw=1, rng=scheduler.rng)
     assert torch.equal(resumed(features).features["a"], scheduler(features, draw=3).features["a"])
 
 

@@ -39,11 +39,16 @@ def test_equals_conv1d(kernels):
         torch.testing.assert_close(ops.conv_max_pool(x, lengths, [t[e] for t in w], [t[e] for t in b]), alone)
 
 
-@pytest.mark.parametrize("isa", isas())
+@pytest.fixture(params=isas())
+def chosen_isa(request):
+    use_isa(request.param)
+    yield
+    use_isa(isas()[-1])
+
+
 @pytest.mark.parametrize(("dim", "filters"), [(7, 8), (70, 16), (300, 128)])
-def test_the_cpu_kernels_are_the_definition(isa, dim, filters):
+def test_the_cpu_kernels_are_the_definition(chosen_isa, dim, filters):
     """Forward and all gradients, to float32's rounding; a sample whose maximum ReLU cuts has none."""
-    use_isa(isa)
     lengths = torch.cat([torch.randint(0, 13, (30,)), torch.tensor([13, 0, 1])])
     (w, b), x = weights(dim, filters, dtype=torch.float32), torch.randn(33, 13, dim)
     b[1] -= 1.5
@@ -56,7 +61,6 @@ def test_the_cpu_kernels_are_the_definition(isa, dim, filters):
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=5e-6)
     for g, e in zip(got, torch.autograd.grad((expected * target.double()).sum(), exact), strict=True):
         assert (g.double() - e).abs().max() <= 2e-6 * e.abs().max()
-    use_isa(isas()[-1])
 
 
 def test_gradients_of_the_input_too():
@@ -68,6 +72,31 @@ def test_gradients_of_the_input_too():
     )
     for g, e in zip(got, expected, strict=True):
         torch.testing.assert_close(g.double(), e, rtol=1e-4, atol=1e-5)
+
+
+def test_backward_inside_autocast_is_the_forwards():
+    (w, b), x, lengths = weights(20, 16, dtype=torch.float32), torch.randn(6, 9, 20), torch.tensor([9, 1, 0, 4, 6, 2])
+    leaves = [x.requires_grad_(), *(t.requires_grad_() for t in w)]
+    plain = torch.autograd.grad(ops.conv_max_pool(x, lengths, w, b).sum(), leaves)
+    out = ops.conv_max_pool(x, lengths, w, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(out.sum(), leaves)
+        low = ops.conv_max_pool(x, lengths, w, b)
+    assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), out, rtol=0.02, atol=0.02)
+
+
+def test_strides_change_nothing():
+    (w, b), x, lengths = weights(20, 16, dtype=torch.float32), torch.randn(6, 9, 20), torch.tensor([9, 1, 0, 4, 6, 2])
+    leaves = [t.requires_grad_() for t in (*w, *b)]
+    views = [t.mT.contiguous().mT for t in leaves[:3]], [t.t().contiguous().t() for t in leaves[3:]]
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+    for reduce in (lambda y: y.sum(), lambda y: y.transpose(0, 1).contiguous().transpose(0, 1).square().sum()):
+        got = torch.autograd.grad(reduce(ops.conv_max_pool(turned, lengths.int(), *views)), leaves)
+        expected = torch.autograd.grad(reduce(ops.conv_max_pool(x, lengths, leaves[:3], leaves[3:])), leaves)
+        for g, e in zip(got, expected, strict=True):
+            torch.testing.assert_close(g, e, rtol=1e-5, atol=1e-5)
 
 
 def test_gradcheck():
@@ -90,8 +119,12 @@ def test_padding_and_batch_mates_change_nothing(dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
     alone = ops.conv_max_pool(x[3:4, :4], lengths[3:4], w, b)[0]
     torch.testing.assert_close(alone, out[3], rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
-    x[4, 2] = float("nan")  # inside a sample what is no number stays seen
-    assert ops.conv_max_pool(x, lengths, w, b)[4].isnan().all()
+    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 9, 99, lengths))  # clamped to what there is
+    assert torch.equal(ops.conv_max_pool(x, beyond, w, b), out)
+    x[4, 2] = float("nan")  # inside a sample what is no number stays seen, in the gradients too
+    seen = ops.conv_max_pool(x, lengths, leaves, b)
+    assert seen[4].isnan().all()
+    assert all(g.isnan().any() for g in torch.autograd.grad(seen[4].sum(), leaves))
 
 
 @pytest.mark.parametrize("shape", [(0, 9, 20), (3, 0, 20), (1, 1, 20)])

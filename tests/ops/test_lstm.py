@@ -46,11 +46,16 @@ def stacked(dim, hidden, count=2):
     return [torch.stack(w).detach().requires_grad_() for w in zip(*map(weights, lstms), strict=True)]
 
 
-@pytest.mark.parametrize("isa", isas())
+@pytest.fixture(params=isas())
+def chosen_isa(request):
+    use_isa(request.param)
+    yield
+    use_isa(isas()[-1])
+
+
 @pytest.mark.parametrize("hidden", [16, 48, 128])
-def test_the_cpu_kernels_are_the_definition(monkeypatch, isa, hidden):
+def test_the_cpu_kernels_are_the_definition(chosen_isa, hidden):
     """Both encoders of an input, groups of samples, every length; forward, and all gradients, to float32's rounding."""
-    use_isa(isa)
     lengths = torch.cat([torch.randint(0, 41, (70,)), torch.tensor([41, 0, 1])])
     x, w, target = torch.randn(73, 41, 13), stacked(13, hidden), torch.randn(73, 2, hidden)
     leaves = [x.requires_grad_(), *w]
@@ -64,7 +69,6 @@ def test_the_cpu_kernels_are_the_definition(monkeypatch, isa, hidden):
     with torch.no_grad():
         alone = [ops.lstm_max_pool(x, lengths, *(t[e] for t in w)) for e in (0, 1)]
     assert torch.equal(torch.stack(alone, 1), out)
-    use_isa(isas()[-1])
 
 
 def test_the_gates_at_their_ends():
@@ -110,9 +114,10 @@ def test_gradcheck(lengths):
     assert gradcheck(lambda x, *w: ops.lstm_max_pool(x, torch.tensor(lengths), *w), args)
 
 
+@pytest.mark.parametrize(("hidden", "dtype", "tolerance"), [(6, torch.float64, 1e-12), (16, torch.float32, 1e-6)])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_padding_and_batch_mates_change_nothing(poison):
-    lstm, x, lengths = case()
+def test_padding_and_batch_mates_change_nothing(poison, hidden, dtype, tolerance):
+    lstm, x, lengths = case(hidden=hidden, dtype=dtype)
     beyond = (torch.arange(7) >= lengths[:, None])[..., None]
     poisoned = x.masked_fill(beyond, poison).requires_grad_()
     out = ops.lstm_max_pool(poisoned, lengths, *weights(lstm))
@@ -121,15 +126,54 @@ def test_padding_and_batch_mates_change_nothing(poison):
     assert (poisoned.grad.masked_select(beyond) == 0).all()
     assert all(torch.isfinite(p.grad).all() for p in lstm.parameters())
     alone = ops.lstm_max_pool(x[3:4, :4], lengths[3:4], *weights(lstm))
-    torch.testing.assert_close(alone[0], out[3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(alone[0], out[3], rtol=0, atol=tolerance)
+    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 7, 99, lengths))  # clamped to what there is
+    assert torch.equal(ops.lstm_max_pool(poisoned, beyond, *weights(lstm)), out)
 
 
+@pytest.mark.parametrize(("hidden", "dtype"), [(6, torch.float64), (16, torch.float32)])
 @pytest.mark.parametrize(("batch", "steps"), [(0, 7), (5, 0), (1, 1)])
-def test_shapes(batch, steps):
-    lstm, x, lengths = case(batch, steps)
+def test_shapes(batch, steps, hidden, dtype):
+    lstm, x, lengths = case(batch, steps, hidden=hidden, dtype=dtype)
     out = ops.lstm_max_pool(x, lengths, *weights(lstm))
-    assert out.shape == (batch, 6)
+    assert out.shape == (batch, hidden)
     out.sum().backward()
+    pairs = [torch.stack([w, w]).detach().requires_grad_() for w in weights(lstm)]
+    f = torch.compile(ops.lstm_max_pool, fullgraph=True)
+    assert f(x, lengths, *pairs).shape == (batch, 2, hidden)
+
+
+@pytest.mark.parametrize("hidden", [6, 16])
+def test_strides_change_nothing(hidden):
+    """Weights, inputs, lengths and gradients as views."""
+    lstm, x, lengths = case(hidden=hidden, dtype=torch.float32)
+    w = [t.detach().requires_grad_() for t in weights(lstm)]
+    views = [
+        w[0].t().contiguous().t(),
+        torch.stack([w[1], w[1]], dim=-1)[..., 0],
+        torch.stack([w[2], w[2]], dim=1)[:, 0],
+    ]
+    wide = torch.stack([lengths, lengths], dim=1)[:, 0].int()
+    for reduce in (lambda y: y.sum(), lambda y: (y.t() * 2).t().square().sum()):
+        got, expected = (
+            torch.autograd.grad(reduce(ops.lstm_max_pool(*a)), w)
+            for a in ((x.transpose(0, 1).contiguous().transpose(0, 1), wide, *views), (x, lengths, *w))
+        )
+        for g, e in zip(got, expected, strict=True):
+            torch.testing.assert_close(g, e, rtol=0, atol=1e-6)
+
+
+def test_backward_inside_autocast_is_the_forwards():
+    """As nn.LSTM: what was computed in float32 has its gradients in float32."""
+    for hidden in (6, 16):
+        lstm, x, lengths = case(hidden=hidden, dtype=torch.float32)
+        x.requires_grad_()
+        leaves = [x, *lstm.parameters()]
+        plain = torch.autograd.grad(ops.lstm_max_pool(x, lengths, *weights(lstm)).sum(), leaves)
+        out = ops.lstm_max_pool(x, lengths, *weights(lstm))
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = torch.autograd.grad(out.sum(), leaves)
+        assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
 
 
 def test_compiles_as_one_graph_with_changing_sizes():
