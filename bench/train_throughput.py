@@ -50,7 +50,7 @@ THREADS = 2
 DIMS = {"a": 130, "v": 342, "l": 1024}
 CLASSES = 4
 SNR_DB = -10.0
-OURS, COMPILED, ONE, BASELINE = "ours", "ours, compiled", "ours, one token", "baseline"
+OURS, COMPILED, ONE, BASELINE = "ours", "ours, one token, compiled", "ours, one token", "baseline"
 COLOURS = {OURS: "#0072B2", COMPILED: "#56B4E9", ONE: "#009E73", BASELINE: "#E69F00"}
 
 
@@ -522,7 +522,7 @@ def measure(plan: Plan, quick: bool) -> list[Figure]:
         ONE: Ours(data, config_of(plan, tokens="one")),
     }
     if plan.compile:
-        systems[COMPILED] = Ours(data, config, compile=True)
+        systems[COMPILED] = Ours(data, config_of(plan, tokens="one"), compile=True)
     for who in (who for who in (OURS, COMPILED) if who in systems):
         out += [figure("once", what, who, "s", [seconds]) for what, seconds in systems[who].seconds.items()]
     out += [
