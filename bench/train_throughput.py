@@ -286,7 +286,7 @@ def steps(plan: Plan, data: FeatureSet, systems: dict[str, System]) -> list[Figu
                 times[who].append(seconds)
     out = [figure("step", "seconds", who, "s", values) for who, values in times.items()]
     if COMPILED in times:
-        lost = sum(c > e for c, e in zip(times[COMPILED], times[OURS], strict=True)) / plan.turns
+        lost = sum(c > e for c, e in zip(times[COMPILED], times[ONE], strict=True)) / plan.turns
         out.append(figure("compile", "turns that compiled lost to eager", COMPILED, "share", [lost]))
     return out
 
