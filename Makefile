@@ -25,9 +25,10 @@ test: $(READY)  ## all fast tests, under 10 minutes on two cores; the Triton ker
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(READY)  ## throughput of the noise and VAE ops beside what a user would write instead (ARGS=--quick)
+bench: $(READY)  ## throughput of the ops, and of training, beside what a user would write instead (ARGS=--quick)
 	$(BIN)/python bench/noise_throughput.py $(ARGS)
 	$(BIN)/python bench/vae_throughput.py $(ARGS)
+	$(BIN)/python bench/train_throughput.py $(ARGS)
 
 roofline: $(READY)  ## what the compiled Triton kernels would ask of an A100 and an H100, read from their machine code
 	$(BIN)/python bench/roofline.py $(ARGS)

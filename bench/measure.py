@@ -202,22 +202,26 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _write(path: Path, measured: list[Measured]) -> None:
-    """Every row with what its times depend on."""
+def about() -> dict[str, str | None]:
+    """What a time depends on."""
     from nmer_fast.ops._library import isa
 
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    about = {
+    return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "isa": isa() if DEVICE.type == "cpu" else "cuda",
         "commit": described.stdout.strip(),
         "machine": _machine(),
     }
-    rows = []
+
+
+def _write(path: Path, measured: list[Measured]) -> None:
+    """Every row with what its times depend on."""
+    rows, facts = [], about()
     for m in measured:
         copy = _of(measured, m, "copy")
-        rows.append({**asdict(m), "of_copy": None if copy is None else m.p50 / copy, **about})
+        rows.append({**asdict(m), "of_copy": None if copy is None else m.p50 / copy, **facts})
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()

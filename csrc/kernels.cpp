@@ -1,6 +1,8 @@
 // The table of one instruction set; compiled once for each, with its flags and its name in NMER_FAST_ISA.
 #include "kernels.h"
 
+#include "convolution.h"
+#include "lstm.h"
 #include "noise.h"
 #include "vae.h"
 
@@ -60,6 +62,14 @@ const Kernels table{
                                    out(t, grad_mu), out(t, grad_logvar));
       });
     },
+    panel_of,
+    pack_columns,
+    product,
+    lstm_max_pool,
+    lstm_max_pool_backward,
+    conv_max_pool,
+    conv_max_pool_backward,
+    kVectorsAcross * kLanes,
 };
 
 }  // namespace nmer_fast::NMER_FAST_ISA

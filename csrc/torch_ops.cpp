@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -204,6 +206,184 @@ std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input
   return {grad_mu, grad_logvar};
 }
 
+// Rows of each sample, `more` than it has steps and at least `least`, end to end; samples in the order of their lengths,
+// longest first.
+struct Sequences {
+  std::vector<Index> starts;
+  std::vector<int> order;
+  Index rows = 0;
+
+  explicit Sequences(const Tensor& lengths, Index more = 1, Index least = 0)
+      : starts(lengths.numel()), order(lengths.numel()) {
+    const Index* of = lengths.const_data_ptr<Index>();
+    for (std::size_t i = 0; i < starts.size(); ++i) {
+      starts[i] = rows;
+      rows += std::max(of[i] + more, least);
+      order[i] = static_cast<int>(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [of](int a, int b) { return of[a] > of[b]; });
+  }
+
+  // Calls f(encoder, samples, count) for every group of every encoder.
+  template <class F>
+  void for_groups(int encoders, const F& f) const {
+    const int count = static_cast<int>(order.size()), groups = (count + nmer_fast::kGroup - 1) / nmer_fast::kGroup;
+    parallel(0, static_cast<Index>(encoders) * groups, 1, [&](Index begin, Index end) {
+      for (Index task = begin; task < end; ++task) {
+        const int first = static_cast<int>(task % groups) * nmer_fast::kGroup;
+        f(static_cast<int>(task / groups), order.data() + first, std::min(nmer_fast::kGroup, count - first));
+      }
+    });
+  }
+};
+
+// [B, T, D] -> [rows, D]: each sample's valid steps, and rows of zeros: `more`, and until there are `least`.
+Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Index least) {
+  const Tensor x = packed(input);
+  const Sequences sequences(lengths, more, least);
+  Tensor out = output({sequences.rows, x.size(2)}, x.scalar_type());
+  const Index* of = lengths.const_data_ptr<Index>();
+  const Index step = x.size(2) * static_cast<Index>(x.element_size()), sample = x.size(1) * step;
+  const auto* from = static_cast<const char*>(x.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  parallel(0, x.size(0), 8, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; ++b) {
+      char* here = to + sequences.starts[b] * step;
+      std::memcpy(here, from + b * sample, of[b] * step);
+      std::memset(here + of[b] * step, 0, (std::max(of[b] + more, least) - of[b]) * step);
+    }
+  });
+  return out;
+}
+
+// inputs: packed_steps(x, lengths, 1, 0); the states' tensors have `capacity` rows, of which the first are used.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor& inputs, Index capacity,
+                                                                   const Tensor& lengths, const Tensor& weight_ih,
+                                                                   const Tensor& weight_hh, const Tensor& bias) {
+  constexpr Index kTogether = 240;  // rows that read a panel while a cache holds it
+  const auto& k = nmer_fast::kernels();
+  const Sequences sequences(lengths);
+  const Index encoders = weight_hh.size(0), width = weight_hh.size(2), depth = inputs.size(1);
+  const int columns = static_cast<int>(encoders * 4 * width), dims = static_cast<int>(depth);
+  Tensor panels = output({columns, depth}, ScalarType::Float);
+  k.pack_columns(weight_ih.const_data_ptr<float>(), columns, 1, 0, dims, panels.mutable_data_ptr<float>());
+  Tensor gates = output({capacity, encoders, 4 * width}, ScalarType::Float);
+  const nmer_fast::Product projection{dims, columns, inputs.const_data_ptr<float>(), panels.const_data_ptr<float>(),
+                                      bias.const_data_ptr<float>(), gates.mutable_data_ptr<float>()};
+  const Index across = columns / k.panel_of(columns), parts = (sequences.rows + kTogether - 1) / kTogether;
+  parallel(0, parts * across, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index first = task / across * kTogether, last = std::min(first + kTogether, sequences.rows);
+      k.product(projection, static_cast<int>(first), static_cast<int>(last), static_cast<int>(task % across));
+    }
+  });
+  Tensor hidden = output({capacity, encoders, width}, ScalarType::Float), cell = output(hidden);
+  Tensor pooled = output({lengths.size(0), encoders, width}, ScalarType::Float);
+  Tensor argmax = output({lengths.size(0), encoders, width}, ScalarType::Long);
+  const nmer_fast::Lstm lstm{
+      static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(), hidden.mutable_data_ptr<float>(),
+      cell.mutable_data_ptr<float>(), pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
+  sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
+    k.lstm_max_pool(lstm, encoder, samples, count);
+  });
+  return {pooled, argmax, hidden, cell, gates};
+}
+
+// [rows, E, 4H]: gradients of the gates before their activations.
+Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths, const Tensor& weight_hh,
+                                const Tensor& argmax, const Tensor& cell, const Tensor& gates) {
+  const Tensor grad = packed(grad_input);
+  const Sequences sequences(lengths);
+  const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
+  Tensor d_gates = output({sequences.rows, encoders, 4 * width}, ScalarType::Float);
+  const nmer_fast::LstmBackward lstm{
+      static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      weight_hh.const_data_ptr<float>(), gates.const_data_ptr<float>(), cell.const_data_ptr<float>(),
+      grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(), d_gates.mutable_data_ptr<float>()};
+  sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
+    nmer_fast::kernels().lstm_max_pool_backward(lstm, encoder, samples, count);
+  });
+  return d_gates;
+}
+
+// inputs: packed_steps(x, lengths, 0, longest kernel); taps of each kernel [E, F, size, D]; biases [kernels, E, F].
+std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengths, const std::vector<Tensor>& taps,
+                                       const Tensor& biases) {
+  constexpr int kTogether = 32;  // samples that read a panel while a cache holds it
+  const auto& k = nmer_fast::kernels();
+  const int batch = static_cast<int>(lengths.size(0)), encoders = static_cast<int>(biases.size(1));
+  const int kernels = static_cast<int>(biases.size(0)), filters = static_cast<int>(biases.size(2));
+  const int columns = encoders * filters, dims = static_cast<int>(inputs.size(1));
+  std::vector<Tensor> weights;
+  std::vector<int> sizes;
+  std::vector<std::pair<int, int>> places;  // (kernel, tap) of every tap
+  for (const Tensor& t : taps) {
+    weights.push_back(packed(t));
+    for (int tap = 0; tap < t.size(2); ++tap) places.emplace_back(sizes.size(), tap);
+    sizes.push_back(static_cast<int>(t.size(2)));
+  }
+  const Sequences sequences(lengths, 0, *std::max_element(sizes.begin(), sizes.end()));
+  Tensor panels = output({static_cast<Index>(places.size()), columns, dims}, ScalarType::Float);
+  float* to = panels.mutable_data_ptr<float>();
+  parallel(0, static_cast<Index>(places.size()), 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const auto [kernel, tap] = places[i];
+      k.pack_columns(weights[kernel].const_data_ptr<float>(), columns, sizes[kernel], tap, dims, to + i * columns * dims);
+    }
+  });
+  Tensor pooled = output({batch, encoders, kernels * filters}, ScalarType::Float);
+  Tensor argmax = output({batch, encoders, kernels * filters}, ScalarType::Long);
+  const nmer_fast::Convolution convolution{
+      kernels, encoders, filters, dims, sizes.data(), lengths.const_data_ptr<Index>(), sequences.starts.data(),
+      inputs.const_data_ptr<float>(), to, biases.const_data_ptr<float>(), pooled.mutable_data_ptr<float>(),
+      argmax.mutable_data_ptr<Index>()};
+  const int across = columns / k.panel_of(columns), groups = (batch + kTogether - 1) / kTogether;
+  parallel(0, static_cast<Index>(across) * groups, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const int first = static_cast<int>(task % groups) * kTogether;
+      k.conv_max_pool(convolution, first, std::min(first + kTogether, batch), static_cast<int>(task / groups));
+    }
+  });
+  return {pooled, argmax};
+}
+
+// Gradients [E, F, size, D] of the weights of each kernel, from those of pooled, which are 0 where ReLU cut.
+std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths, const std::vector<Index>& sizes,
+                                    const Tensor& grad, const Tensor& argmax) {
+  const Index batch = lengths.size(0), kernels = static_cast<Index>(sizes.size()), encoders = grad.size(1);
+  const Index filters = grad.size(2) / kernels, columns = encoders * filters, dims = inputs.size(1);
+  const Sequences sequences(lengths, 0, *std::max_element(sizes.begin(), sizes.end()));
+  const std::vector<int> kernel_sizes(sizes.begin(), sizes.end());
+  const auto* from = grad.const_data_ptr<float>();
+  const auto* when = argmax.const_data_ptr<Index>();
+  std::vector<Index> wins(kernels * columns * batch);
+  std::vector<float> grads(wins.size());
+  for (Index b = 0; b < batch; ++b)
+    for (Index e = 0; e < encoders; ++e)
+      for (Index k = 0; k < kernels; ++k)
+        for (Index f = 0; f < filters; ++f) {
+          const Index source = ((b * encoders + e) * kernels + k) * filters + f;
+          const Index to = (k * columns + e * filters + f) * batch + b;
+          wins[to] = sequences.starts[b] + when[source];
+          grads[to] = from[source];
+        }
+  std::vector<Tensor> out;
+  std::vector<float*> to;
+  for (const Index size : sizes) {
+    out.push_back(output({encoders, filters, size, dims}, ScalarType::Float));
+    to.push_back(out.back().mutable_data_ptr<float>());
+  }
+  const nmer_fast::ConvolutionBackward convolution{
+      static_cast<int>(kernels), static_cast<int>(columns), static_cast<int>(batch), static_cast<int>(dims),
+      inputs.size(0), kernel_sizes.data(), inputs.const_data_ptr<float>(), wins.data(), grads.data(), to.data()};
+  const Index part = nmer_fast::kernels().conv_part;
+  parallel(0, (dims + part - 1) / part, 1, [&](Index begin, Index end) {
+    for (Index p = begin; p < end; ++p) nmer_fast::kernels().conv_max_pool_backward(convolution, static_cast<int>(p));
+  });
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
@@ -215,6 +395,11 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("mix_noise_backward", TORCH_BOX(&mix_noise_backward));
   m.impl("reparameterize_kl", TORCH_BOX(&reparameterize_kl));
   m.impl("reparameterize_kl_backward", TORCH_BOX(&reparameterize_kl_backward));
+  m.impl("packed_steps", TORCH_BOX(&packed_steps));
+  m.impl("lstm_recurrence", TORCH_BOX(&lstm_recurrence));
+  m.impl("lstm_recurrence_backward", TORCH_BOX(&lstm_recurrence_backward));
+  m.impl("windows_max", TORCH_BOX(&windows_max));
+  m.impl("winning_windows", TORCH_BOX(&winning_windows));
 }
 
 // For tests and `python -m nmer_fast.ops`, through ctypes: torch needs neither.

@@ -1,5 +1,6 @@
 // The kernels of every instruction set that this machine runs, on buffers of exactly their size (so that a sanitizer sees
 // one element too many), against the float64 definition. `ctest`; `make sanitize` runs it under sanitizers.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -106,6 +107,158 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
+// Numbers from -1 to 1 that look like chance.
+float chance(std::uint64_t at) { return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1; }
+
+double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
+
+// Two encoders over samples of every length, one group, against the recurrence in double; the gradients of the gates
+// against differences of the pooled sum.
+void lstm(const Kernels& k, int width) {
+  constexpr int kEncoders = 2, kSamples = 7;
+  const std::int64_t lengths[kSamples] = {3, 0, 5, 1, 2, 5, 4};
+  std::int64_t starts[kSamples], rows = 0;
+  for (int i = 0; i < kSamples; ++i) starts[i] = rows, rows += lengths[i] + 1;
+  const int order[kSamples] = {2, 5, 6, 0, 4, 3, 1};
+  const std::int64_t row = kEncoders * width, pooled_size = kSamples * row;
+  const auto weight = buffer<float>(kEncoders * 4 * width * width), given = buffer<float>(rows * 4 * row);
+  for (std::int64_t i = 0; i < kEncoders * 4 * width * width; ++i) weight[i] = chance(i) / 4;
+  for (std::int64_t i = 0; i < rows * 4 * row; ++i) given[i] = 2 * chance(1000000 + i);
+  auto gates = buffer<float>(rows * 4 * row), hidden = buffer<float>(rows * row), cell = buffer<float>(rows * row);
+  auto pooled = buffer<float>(pooled_size), grad = buffer<float>(pooled_size, 1);
+  auto argmax = buffer<std::int64_t>(pooled_size);
+  std::memcpy(gates.get(), given.get(), rows * 4 * row * sizeof(float));
+  const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(), gates.get(),
+                     hidden.get(), cell.get(), pooled.get(), argmax.get()};
+  for (int e = 0; e < kEncoders; ++e) k.lstm_max_pool(forward, e, order, kSamples);
+  auto d_gates = buffer<float>(rows * 4 * row, NAN);
+  const LstmBackward backward{kEncoders,   width,      lengths,       starts,      weight.get(),
+                              gates.get(), cell.get(), grad.get(), argmax.get(), d_gates.get()};
+  for (int e = 0; e < kEncoders; ++e) k.lstm_max_pool_backward(backward, e, order, kSamples);
+  for (int e = 0; e < kEncoders; ++e) {
+    for (int b = 0; b < kSamples; ++b) {
+      // The sum over units of the maximum, with one input of a gate moved by `by`.
+      const auto run = [&](std::int64_t moved, double by, bool compare) {
+        std::vector<double> h(width), c(width), best(width, -INFINITY);
+        for (int t = 0; t < lengths[b]; ++t) {
+          std::vector<double> sums(4 * width);
+          for (int i = 0; i < 4 * width; ++i) {
+            const std::int64_t at = (starts[b] + t) * 4 * row + e * 4 * width + i;
+            sums[i] = given[at] + (at == moved ? by : 0);
+            for (int j = 0; j < width; ++j) sums[i] += weight[(e * 4 * width + i) * width + j] * h[j];
+          }
+          for (int u = 0; u < width; ++u) {
+            c[u] = sigmoid_of(sums[width + u]) * c[u] + sigmoid_of(sums[u]) * std::tanh(sums[2 * width + u]);
+            h[u] = sigmoid_of(sums[3 * width + u]) * std::tanh(c[u]);
+            best[u] = std::max(best[u], h[u]);
+          }
+        }
+        double total = 0;
+        for (int u = 0; u < width && lengths[b] > 0; ++u) {
+          total += best[u];
+          if (compare) check(std::fabs(best[u] - pooled[b * row + e * width + u]) <= 2e-6, "lstm", k.isa, u);
+        }
+        return total;
+      };
+      run(-1, 0, true);
+      if (lengths[b] == 0) check(pooled[b * row + e * width] == 0, "an absent sample", k.isa, b);
+      for (int t = 0; t < lengths[b]; ++t) {
+        for (int i = t; i < 4 * width; i += 13) {
+          const std::int64_t at = (starts[b] + t) * 4 * row + e * 4 * width + i;
+          const double slope = (run(at, 1e-6, false) - run(at, -1e-6, false)) / 2e-6;
+          check(std::fabs(slope - d_gates[at]) <= 2e-5, "gradient of a gate", k.isa, i);
+        }
+      }
+      check(d_gates[(starts[b] + lengths[b]) * 4 * row + e * 4 * width] == 0, "the unused row", k.isa, b);
+    }
+  }
+}
+
+// Every panel and part of the rows, against sums in double.
+void product(const Kernels& k, int columns, int depth) {
+  constexpr int kRows = 15;
+  const auto a = buffer<float>(kRows * depth), weight = buffer<float>(columns * depth), bias = buffer<float>(columns);
+  const auto panels = buffer<float>(columns * depth), out = buffer<float>(kRows * columns, NAN);
+  for (int i = 0; i < kRows * depth; ++i) a[i] = chance(i);
+  for (int i = 0; i < columns * depth; ++i) weight[i] = chance(5000000 + i);
+  for (int i = 0; i < columns; ++i) bias[i] = chance(6000000 + i);
+  k.pack_columns(weight.get(), columns, 1, 0, depth, panels.get());
+  const Product s{depth, columns, a.get(), panels.get(), bias.get(), out.get()};
+  for (int p = 0; p < columns / k.panel_of(columns); ++p) {
+    k.product(s, 0, 7, p);
+    k.product(s, 7, kRows, p);
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < columns; ++c) {
+      double sum = bias[c];
+      for (int d = 0; d < depth; ++d) sum += static_cast<double>(a[r * depth + d]) * weight[c * depth + d];
+      check(std::fabs(out[r * columns + c] - sum) <= 1e-5, "product", k.isa, c);
+    }
+}
+
+// Two encoders' kernels of 2 and 5 steps over short and long samples, against sums in double.
+void convolution(const Kernels& k, int dims, int filters) {
+  constexpr int kSizes[] = {2, 5}, kEncoders = 2, kSamples = 4;
+  const int columns = kEncoders * filters, panel = k.panel_of(columns);
+  const std::int64_t lengths[kSamples] = {6, 0, 1, 5};
+  std::int64_t starts[kSamples], rows = 0;
+  for (int i = 0; i < kSamples; ++i) starts[i] = rows, rows += std::max<std::int64_t>(lengths[i], 5);
+  const auto inputs = buffer<float>(rows * dims), biases = buffer<float>(2 * columns, 0.125f);
+  for (int b = 0; b < kSamples; ++b)
+    for (std::int64_t i = 0; i < lengths[b] * dims; ++i) inputs[starts[b] * dims + i] = chance(starts[b] * dims + i);
+  const std::unique_ptr<float[]> weights[] = {buffer<float>(columns * 2 * dims), buffer<float>(columns * 5 * dims)};
+  const auto panels = buffer<float>(7 * columns * dims);
+  for (int kernel = 0, first = 0; kernel < 2; first += kSizes[kernel++]) {
+    for (int i = 0; i < columns * kSizes[kernel] * dims; ++i) weights[kernel][i] = chance(7000000 + i) / 2;
+    for (int tap = 0; tap < kSizes[kernel]; ++tap)
+      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
+  }
+  auto pooled = buffer<float>(kSamples * 2 * columns);
+  auto argmax = buffer<std::int64_t>(kSamples * 2 * columns);
+  const Convolution forward{2,       kEncoders,    filters,      dims,         kSizes,       lengths, starts,
+                            inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
+  for (int p = 0; p < columns / panel; ++p) {
+    k.conv_max_pool(forward, 0, 3, p);
+    k.conv_max_pool(forward, 3, kSamples, p);
+  }
+  auto wins = buffer<std::int64_t>(2 * columns * kSamples);
+  auto grads = buffer<float>(2 * columns * kSamples);
+  for (int kernel = 0; kernel < 2; ++kernel) {
+    for (int c = 0; c < columns; ++c) {
+      for (int b = 0; b < kSamples; ++b) {
+        double best = 0;
+        const std::int64_t windows = std::max<std::int64_t>(lengths[b] - kSizes[kernel], 0) + 1;
+        for (int t = 0; t < windows && lengths[b] > 0; ++t) {
+          double sum = 0.125;
+          for (int i = 0; i < kSizes[kernel] * dims; ++i)
+            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) * weights[kernel][c * kSizes[kernel] * dims + i];
+          best = std::max(best, sum);
+        }
+        const int at = ((b * kEncoders + c / filters) * 2 + kernel) * filters + c % filters;
+        check(std::fabs(pooled[at] - best) <= 1e-5, "convolution", k.isa, at);
+        wins[(kernel * columns + c) * kSamples + b] = starts[b] + argmax[at];
+        grads[(kernel * columns + c) * kSamples + b] = pooled[at] > 0 ? chance(9000000 + at) : 0;
+      }
+    }
+  }
+  auto first_grad = buffer<float>(columns * 2 * dims), second_grad = buffer<float>(columns * 5 * dims);
+  float* const to[] = {first_grad.get(), second_grad.get()};
+  const ConvolutionBackward backward{2,      columns,      kSamples,   dims,        rows,
+                                     kSizes, inputs.get(), wins.get(), grads.get(), to};
+  for (int part = 0; part * k.conv_part < dims; ++part) k.conv_max_pool_backward(backward, part);
+  for (int kernel = 0; kernel < 2; ++kernel)
+    for (int f = 0; f < columns; ++f)
+      for (int tap = 0; tap < kSizes[kernel]; ++tap)
+        for (int d = 0; d < dims; ++d) {
+          double sum = 0;
+          for (int b = 0; b < kSamples; ++b) {
+            const int at = (kernel * columns + f) * kSamples + b;
+            sum += static_cast<double>(grads[at]) * inputs[(wins[at] + tap) * dims + d];
+          }
+          check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa, d);
+        }
+}
+
 int transform_failures([[maybe_unused]] const char* isa) {
 #if defined(__x86_64__)
   if (std::strcmp(isa, "avx2") == 0) return avx2::transform_failures();
@@ -124,6 +277,9 @@ int main() {
       noise_and_mixing(*k, count);
       vae(*k, count);
     }
+    for (const int columns : {16, 128}) for (const int depth : {1, 37, 130}) product(*k, columns, depth);
+    for (const int width : {16, 64}) lstm(*k, width);
+    for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);
   }
   check(!use_kernels("abacus"), "an unknown instruction set is refused", "all", 0);

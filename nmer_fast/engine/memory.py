@@ -61,17 +61,18 @@ def check_training(data: FeatureSet, model: nn.Module, batch_size: int, device: 
 def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) -> int:
     """Of a training step's activations, at their peak.
 
-    Kept for backward: features, clean and noisy, and two encoders' states (LSTM: gates, hidden and cell; TextCNN: the
-    products of all taps, and the sums and maxima of each kernel). On top of them the temporaries of one modality: its
-    encoder's gradients, or, without the C++ kernels, its noise in float64.
+    Kept for backward: features, clean and noisy, and of an LSTM two encoders' gates, hidden states and cells. On top of
+    them the temporaries of one modality: its packed input, beside the gates' gradients of both where it is an LSTM's;
+    without the C++ kernels the products of all taps, or its noise in float64.
     """
-    kept, temporary = 0, 0
+    kept, temporary, taps = 0, 0, sum(TextCNN.KERNELS)
     for name, dim in dims.items():
-        taps, kernels = sum(TextCNN.KERNELS), len(TextCNN.KERNELS)
-        states, gradients = (taps + 2 * kernels, taps + kernels) if name in TEXT else (6, 11)
+        states, extra = (0, 0) if name in TEXT else (12 * HIDDEN, 8 * HIDDEN)
+        if not ops.compiled:
+            extra = max(extra + 4 * taps * HIDDEN, 8 * dim)
         rows = size * steps[name]
-        kept += rows * (2 * dim + 2 * states * HIDDEN)
-        temporary = max(temporary, rows * max(0 if ops.compiled else 8 * dim, gradients * HIDDEN))
+        kept += rows * (2 * dim + states)
+        temporary = max(temporary, rows * (dim + extra))
     return (kept + temporary) * FLOAT
 
 

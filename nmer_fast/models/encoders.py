@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -46,29 +44,34 @@ class TextCNN(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         convolutions = [nn.Conv1d(dim, HIDDEN, kernel) for kernel in self.KERNELS]  # for their initialisation
-        self.weights = nn.ParameterList(c.weight for c in convolutions)  # [128, D, kernel] each
+        # [128, D, kernel] each, stored as the op reads them, [128, kernel, D]: nothing is transposed in a step.
+        self.weights = nn.ParameterList(c.weight.detach().mT.contiguous().mT for c in convolutions)
         self.biases = nn.ParameterList(c.bias for c in convolutions if c.bias is not None)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(len(self.KERNELS) * HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Encode a padded batch [B, T, D] -> [B, 128].
+        """Encode a padded batch [B, T, D] -> [B, 128]."""
+        return self.head(ops.conv_max_pool(x, lengths, [*self.weights], [*self.biases]), lengths)
 
-        All taps of all kernels are one GEMM; a convolution is the sum of its taps, each shifted to its step.
-        """
-        steps = torch.arange(x.shape[1], device=x.device)
-        x = torch.where((steps < lengths[:, None])[..., None], x, 0.0)
-        taps = torch.cat([weight.permute(2, 0, 1).flatten(0, 1) for weight in self.weights])  # [12 * 128, D]
-        products = F.pad(F.linear(x, taps), (0, 0, 0, max(self.KERNELS) - 1)).split(HIDDEN, dim=2)
-        pooled, first = [], 0
-        for kernel, bias in zip(self.KERNELS, self.biases, strict=True):
-            shifted = [products[first + tap][:, tap : tap + x.shape[1]] for tap in range(kernel)]
-            whole = (steps + kernel <= lengths[:, None]) | (steps == 0)
-            active = (reduce(torch.add, shifted) + bias).relu()
-            pooled.append(torch.where(whole[..., None], active, 0.0).amax(dim=1))
-            first += kernel
-        out = self.linear(self.dropout(torch.cat(pooled, dim=1))).relu()
+    def head(self, pooled: Tensor, lengths: Tensor) -> Tensor:
+        """What follows the pooling: [B, 384] -> [B, 128]."""
+        out = self.linear(self.dropout(pooled)).relu()
         return torch.where(lengths[:, None] > 0, out, 0.0)
+
+
+def encode_twice(a: nn.Module, b: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Both encoders of a modality, of one kind: what they read is read once."""
+    if isinstance(a, TextCNN) and isinstance(b, TextCNN):
+        weights = [torch.stack((w.mT, v.mT)).mT for w, v in zip(a.weights, b.weights, strict=True)]
+        biases = [torch.stack(pair) for pair in zip(a.biases, b.biases, strict=True)]
+        first, second = ops.conv_max_pool(x, lengths, weights, biases).unbind(1)
+        return a.head(first, lengths), b.head(second, lengths)
+    assert isinstance(a, LSTMEncoder)
+    assert isinstance(b, LSTMEncoder)
+    weights = [torch.stack(pair) for pair in ((a.weight_ih, b.weight_ih), (a.weight_hh, b.weight_hh), (a.bias, b.bias))]
+    first, second = ops.lstm_max_pool(x, lengths, *weights).unbind(1)
+    return first, second
 
 
 class Encoders(nn.Module):
@@ -101,10 +104,11 @@ class Encoders(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
         """Encode all modalities: [B, M, 2, 128], h' in [:, :, 0] and H' in [:, :, 1]; zeros where absent."""
-        specific, invariant = (
-            torch.stack([e(features[m], lengths[m]) for e, m in zip(stream, self.modalities, strict=True)], dim=1)
-            for stream in (self.specific, self.invariant)
-        )
+        pairs = [
+            encode_twice(a, b, features[m], lengths[m])
+            for a, b, m in zip(self.specific, self.invariant, self.modalities, strict=True)
+        ]
+        specific, invariant = (torch.stack(encoded, dim=1) for encoded in zip(*pairs, strict=True))
         present = torch.stack([lengths[m] > 0 for m in self.modalities], dim=1)[..., None]
         return torch.stack([specific, torch.where(present, self.shared(invariant), 0.0)], dim=2)
 

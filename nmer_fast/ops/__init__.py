@@ -3,9 +3,10 @@
 The same sample gets the same noise on every device and at every batch size, eager or compiled.
 """
 
-from . import _cuda
+from . import _cuda, convolution, lstm
 from ._args import rng_tensor
 from ._library import load_compiled
+from .convolution import conv_max_pool
 from .lstm import lstm_max_pool
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
 from .philox import noise_counter, philox
@@ -16,6 +17,7 @@ __all__ = [
     "add_noise",
     "add_noise_multimodal",
     "compiled",
+    "conv_max_pool",
     "lstm_max_pool",
     "mix_noise",
     "noise",
@@ -30,4 +32,7 @@ __all__ = [
 compiled: bool = load_compiled()
 """Whether the C++ kernels are loaded."""
 
+if compiled:
+    convolution.register_compiled()
+    lstm.register_compiled()
 _cuda.register()

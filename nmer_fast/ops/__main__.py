@@ -12,7 +12,7 @@ from ._library import COMPILED, isa, isas
 def cuda() -> str:
     """What serves on a GPU."""
     try:
-        return f"Triton {version('triton')}, not yet run on a GPU"
+        return f"Triton {version('triton')}"
     except PackageNotFoundError:
         return "plain PyTorch (the reference)"
 

@@ -1,4 +1,4 @@
-"""The Triton kernels as the ops' CUDA backend. Not yet run on a GPU. Triton is imported at the first CUDA call."""
+"""The Triton kernels as the ops' CUDA backend. Triton is imported at the first CUDA call."""
 
 from __future__ import annotations
 

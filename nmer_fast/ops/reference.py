@@ -241,28 +241,28 @@ def reparameterize_kl_backward(
 def lstm_max_pool(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(pooled [B, H], argmax [B, H], hidden, cell [T, B, H], gates [T, B, 4H] after their activations).
+    """E encoders of one input: (pooled, argmax [B, E, H], hidden, cell [B (T + 1), E, H], gates [B (T + 1), E, 4H]).
 
-    Time comes first, so that each step's rows are contiguous; one GEMM projects all inputs. The cell is float32 where
-    x is narrower, since it sums over all steps.
+    A sample has a row more than steps: its states start with the zero before step 0, its gates end with one unused. The
+    cell is float32 where x is narrower, since it sums over all steps.
     """
-    (batch, steps, _), width, wide = x.shape, weight_hh.shape[1], kl_dtype(x.dtype)
+    (batch, steps, _), (encoders, _, width), wide = x.shape, weight_hh.shape, kl_dtype(x.dtype)
     valid = valid_mask(x.shape, lengths, x.device)
-    projected = torch.where(valid, x, 0.0).transpose(0, 1) @ weight_ih.t() + bias
-    hidden, gates = x.new_empty(steps, batch, width), x.new_empty(steps, batch, 4 * width)
-    cell = x.new_empty(steps, batch, width, dtype=wide)
-    h, c = x.new_zeros(batch, width), x.new_zeros(batch, width, dtype=wide)
+    projected = torch.einsum("btd,egd->tebg", torch.where(valid, x, 0.0), weight_ih) + bias[None, :, None]
+    hidden, cell = (x.new_zeros(steps + 1, encoders, batch, width, dtype=dtype) for dtype in (x.dtype, wide))
+    gates = x.new_zeros(steps + 1, encoders, batch, 4 * width)
     for t in range(steps):
-        i, f, g, o = torch.addmm(projected[t], h, weight_hh.t(), out=gates[t]).chunk(4, dim=1)
+        i, f, g, o = torch.baddbmm(projected[t], hidden[t], weight_hh.mT, out=gates[t]).chunk(4, dim=-1)
         for gate, activation in ((i, torch.sigmoid_), (f, torch.sigmoid_), (g, torch.tanh_), (o, torch.sigmoid_)):
             activation(gate)
-        c = torch.addcmul(i.to(wide) * g, f.to(wide), c, out=cell[t])
-        h = torch.mul(o, c.tanh(), out=hidden[t])
+        torch.addcmul(i.to(wide) * g, f.to(wide), cell[t], out=cell[t + 1])
+        torch.mul(o, cell[t + 1].tanh(), out=hidden[t + 1])
+    states, hidden, cell, gates = hidden[1:], *(t.permute(2, 0, 1, 3).flatten(0, 1) for t in (hidden, cell, gates))
     if steps == 0:
-        return x.new_zeros(batch, width), lengths.new_zeros(batch, width), hidden, cell, gates
-    candidates = torch.where(valid.transpose(0, 1), hidden, float("-inf"))
-    pooled, argmax = candidates.max(dim=0)
-    return torch.where(lengths[:, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
+        none = x.new_zeros(batch, encoders, width)
+        return none, none.long(), hidden, cell, gates
+    pooled, argmax = torch.where(valid[..., None], states.permute(2, 0, 1, 3), float("-inf")).max(dim=1)
+    return torch.where(lengths[:, None, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
 
 
 def lstm_max_pool_backward(
@@ -278,27 +278,77 @@ def lstm_max_pool_backward(
     need_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x (empty unless needed), weight_ih, weight_hh and bias; a GEMM each after the walk back in time."""
-    steps, batch, _ = hidden.shape
-    grad = torch.where(lengths[:, None] > 0, grad, 0.0)
-    into_hidden = torch.zeros_like(hidden)
+    batch, steps, _ = x.shape
+    hidden, cell, gates = (t.unflatten(0, (batch, steps + 1)).permute(1, 2, 0, 3) for t in (hidden, cell, gates))
+    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
+    into_hidden = x.new_zeros(steps, *hidden.shape[1:])
     if steps:
-        into_hidden.scatter_(0, argmax[None], grad[None])
-    d_gates = torch.empty_like(gates)
-    d_h, d_c = torch.zeros_like(grad), torch.zeros_like(grad, dtype=cell.dtype)
+        into_hidden.scatter_(0, argmax.transpose(0, 1)[None], grad.transpose(0, 1)[None])
+    d_gates = x.new_empty(steps, *gates.shape[1:])
+    d_h, d_c = torch.zeros_like(hidden[0]), torch.zeros_like(cell[0])
     for t in reversed(range(steps)):
-        i, f, g, o = gates[t].to(cell.dtype).chunk(4, dim=1)
-        d_i, d_f, d_g, d_o = d_gates[t].chunk(4, dim=1)
-        tanh_c = cell[t].tanh()
+        i, f, g, o = gates[t].to(cell.dtype).chunk(4, dim=-1)
+        d_i, d_f, d_g, d_o = d_gates[t].chunk(4, dim=-1)
+        tanh_c = cell[t + 1].tanh()
         d_h = (d_h + into_hidden[t]).to(cell.dtype)
         d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)
-        torch.mul(d_c * g, i * (1 - i), out=d_i)
-        torch.mul(d_c * (cell[t - 1] if t else 0.0), f * (1 - f), out=d_f)
-        torch.mul(d_c * i, 1 - g * g, out=d_g)
-        torch.mul(d_h * tanh_c, o * (1 - o), out=d_o)
+        d_i.copy_(d_c * g * (i * (1 - i)))
+        d_f.copy_(d_c * cell[t] * (f * (1 - f)))
+        d_g.copy_(d_c * i * (1 - g * g))
+        d_o.copy_(d_h * tanh_c * (o * (1 - o)))
         d_c = d_c * f
         d_h = d_gates[t] @ weight_hh
-    flat = d_gates.flatten(0, 1)
-    inputs = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0).transpose(0, 1).flatten(0, 1)
-    grad_x = (d_gates @ weight_ih).transpose(0, 1).contiguous() if need_x else x.new_empty(0)
-    grad_hh = flat[batch:].t() @ hidden[:-1].flatten(0, 1) if steps > 1 else torch.zeros_like(weight_hh)
-    return grad_x, flat.t() @ inputs, grad_hh.contiguous(), flat.sum(0)
+    inputs = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
+    grad_x = torch.einsum("tebg,egd->btd", d_gates, weight_ih) if need_x else x.new_empty(0)
+    grad_ih = torch.einsum("tebg,btd->egd", d_gates, inputs)
+    grad_hh = torch.einsum("tebg,tebh->egh", d_gates, hidden[:-1])
+    return grad_x.contiguous(), grad_ih.contiguous(), grad_hh.contiguous(), d_gates.sum((0, 2))
+
+
+def conv_max_pool(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Taps [E, F, k, D] and biases [E, F] of each kernel: (max over windows, ReLU [B, E, F of all], the first window).
+
+    All taps of all kernels are one product; a convolution is the sum of its taps, each shifted to its step.
+    """
+    steps, encoders = x.shape[1], taps[0].shape[0]
+    longest, windows = max(t.shape[2] for t in taps), max(steps, 1)
+    x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
+    x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))
+    at, pooled, argmax = torch.arange(windows, device=x.device), [], []
+    for weight, bias in zip(taps, biases, strict=True):
+        kernel = weight.shape[2]
+        products = torch.nn.functional.linear(x, weight.permute(2, 0, 1, 3).flatten(0, 2)).unflatten(
+            2, (kernel, encoders, -1)
+        )
+        total = bias
+        for tap in range(kernel):
+            total = total + products[:, tap : tap + windows, tap]
+        counts = (at + kernel <= lengths[:, None]) | (at == 0)
+        best = torch.where(counts[..., None, None], total, float("-inf")).max(dim=1)
+        pooled.append(torch.where(lengths[:, None, None] > 0, best.values.relu(), 0.0))
+        argmax.append(best.indices)
+    return torch.cat(pooled, 2).to(x.dtype), torch.cat(argmax, 2)
+
+
+def conv_max_pool_backward(
+    grad: Tensor, x: Tensor, lengths: Tensor, taps: list[Tensor], argmax: Tensor, need_x: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of x (empty unless needed) and of the taps; grad is 0 where ReLU cut."""
+    (batch, steps, dims), longest, windows = x.shape, max(t.shape[2] for t in taps), max(x.shape[1], 1)
+    x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
+    x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))
+    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
+    grad_x, grad_taps, first = torch.zeros_like(x), [], 0
+    for weight in taps:
+        filters = slice(first, first + weight.shape[1])
+        first = filters.stop
+        spread = x.new_zeros(batch, windows, *weight.shape[:2])
+        spread.scatter_(1, argmax[:, None, :, filters], grad[:, None, :, filters])
+        parts = [torch.einsum("btef,btd->efd", spread, x[:, tap : tap + windows]) for tap in range(weight.shape[2])]
+        grad_taps.append(torch.stack(parts, dim=2))
+        for tap in range(weight.shape[2] if need_x else 0):
+            grad_x[:, tap : tap + windows] += torch.einsum("btef,efd->btd", spread, weight[:, :, tap])
+    if not need_x:
+        return x.new_empty(0), grad_taps
+    valid = valid_mask(torch.Size((batch, steps, dims)), lengths, x.device)
+    return torch.where(valid, grad_x[:, :steps], 0.0).contiguous(), grad_taps

@@ -23,14 +23,15 @@ from nmer_fast.noise import NoiseScheduler
 
 dims, steps, size = {dims}, {steps}, 32
 model = NMER(dims, 4, NMERConfig())
-batch = Batch({{m: torch.zeros(size, steps[m], d) for m, d in dims.items()}}, {{m: torch.full((size,), steps[m]) for m in dims}},
-    torch.zeros(size).long(), torch.arange(size), Targets(*(torch.zeros(size, 128 * len(dims)) for _ in "ab")), torch.tensor([0, 0]))
-noise = NoiseScheduler(dict.fromkeys(dims, 1.0), snr_db=-10)
 
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 before = peak()
+batch = Batch({{m: torch.ones(size, steps[m], d) for m, d in dims.items()}}, {{m: torch.full((size,), steps[m]) for m in dims}},
+    torch.zeros(size).long(), torch.arange(size), Targets(*(torch.zeros(size, 128 * len(dims)) for _ in "ab")), torch.tensor([0, 0]))
+noise = NoiseScheduler(dict.fromkeys(dims, 1.0), snr_db=-10)
+
 noised = noise(batch.features, lengths=batch.lengths, sample_ids=batch.sample_ids, rng=batch.rng)
 batch.features = noised.features
 model(batch).losses["total"].backward()

@@ -1,7 +1,7 @@
 """The compiled code itself: the PTX that a launch makes for sm_80, executed on the CPU by ../shared/tools/ptx_run.py.
 
 Out-of-bounds, misaligned, racing and undefined accesses are errors there, and approximate instructions err at random up to
-their documented bounds. Timing is not modelled; ptxas comes after it. Nothing here has run on a GPU.
+their documented bounds. Timing is not modelled; ptxas comes after it.
 """
 
 import os

@@ -91,11 +91,11 @@ def test_under_compile_as_in_eager():
 @pytest.mark.parametrize("training", [False, True])
 def test_the_lstm_in_bfloat16_passes_opcheck(training):
     x, lengths, weights = lstm_case()
-    args = [t.detach().to(LOW) if t.is_floating_point() else t for t in (x, lengths, *weights)]
+    args = [x.detach().to(LOW), lengths, *(w.detach().to(LOW)[None] for w in weights)]
     op = torch.ops.nmer_fast.lstm_max_pool.default
     torch.library.opcheck(op, tuple(args), test_utils=("test_schema", "test_faketensor"))
     if training:
-        grad = torch.randn(6, 16).to(LOW)
+        grad = torch.randn(6, 1, 16).to(LOW)
         saved = op(*args)[1:]
         backward = torch.ops.nmer_fast.lstm_max_pool_backward.default
         torch.library.opcheck(backward, (grad, *args[:4], *saved, True), test_utils=("test_schema", "test_faketensor"))

@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck
 
 from nmer_fast import ops
+from nmer_fast.ops._library import isas, use_isa
 
 
 def case(batch=5, steps=7, dim=4, hidden=6, dtype=torch.float64):
@@ -33,9 +34,52 @@ def test_equals_nn_lstm_on_valid_steps(dtype, tolerance):
         ops.lstm_max_pool(x, lengths, *weights(lstm)), one_by_one(lstm, x, lengths), rtol=0, atol=tolerance
     )
     with torch.no_grad():
-        hidden = torch.ops.nmer_fast.lstm_max_pool(x, lengths, *weights(lstm))[2].transpose(0, 1)
+        hidden = torch.ops.nmer_fast.lstm_max_pool(x, lengths, *(w[None] for w in weights(lstm)))[2]
+    hidden = hidden[:, 0].unflatten(0, (5, 8))[:, 1:]
     valid = torch.arange(7) < lengths[:, None]
     torch.testing.assert_close(hidden[valid], lstm(x)[0][valid], rtol=0, atol=tolerance)
+
+
+def stacked(dim, hidden, count=2):
+    """Weights of some LSTMs of one input, as leaves."""
+    lstms = [torch.nn.LSTM(dim, hidden, batch_first=True) for _ in range(count)]
+    return [torch.stack(w).detach().requires_grad_() for w in zip(*map(weights, lstms), strict=True)]
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("hidden", [16, 48, 128])
+def test_the_cpu_kernels_are_the_definition(monkeypatch, isa, hidden):
+    """Both encoders of an input, groups of samples, every length; forward, and all gradients, to float32's rounding."""
+    use_isa(isa)
+    lengths = torch.cat([torch.randint(0, 41, (70,)), torch.tensor([41, 0, 1])])
+    x, w, target = torch.randn(73, 41, 13), stacked(13, hidden), torch.randn(73, 2, hidden)
+    leaves = [x.requires_grad_(), *w]
+    out = ops.lstm_max_pool(x, lengths, *w)
+    got = torch.autograd.grad((out * target).sum(), leaves)
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    expected = ops.lstm_max_pool(exact[0], lengths, *exact[1:])
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
+    for g, e in zip(got, torch.autograd.grad((expected * target.double()).sum(), exact), strict=True):
+        assert (g.double() - e).abs().max() <= 2e-6 * e.abs().max()
+    with torch.no_grad():
+        alone = [ops.lstm_max_pool(x, lengths, *(t[e] for t in w)) for e in (0, 1)]
+    assert torch.equal(torch.stack(alone, 1), out)
+    use_isa(isas()[-1])
+
+
+def test_the_gates_at_their_ends():
+    """Saturated gates, and what is no number: it reaches the output, so that a loss shows it."""
+    w = [t.detach()[:1] for t in stacked(3, 16)]
+    x = torch.randn(4, 5, 3)
+    for scale in (1e4, 1e30):
+        exact = ops.lstm_max_pool(scale * x.double(), torch.full((4,), 5), *(t.double() for t in w))
+        torch.testing.assert_close(
+            ops.lstm_max_pool(scale * x, torch.full((4,), 5), *w).double(), exact, rtol=0, atol=1e-5
+        )
+    x[2, 1] = float("nan")
+    out = ops.lstm_max_pool(x, torch.tensor([5, 5, 5, 5]), *w)
+    assert out[2].isnan().all()
+    assert out[[0, 1, 3]].isfinite().all()
 
 
 def test_real_sizes_in_float32():
@@ -43,6 +87,9 @@ def test_real_sizes_in_float32():
     x, lengths = torch.randn(16, 100, 130), torch.randint(1, 101, (16,))
     expected = one_by_one(lstm, x, lengths)
     torch.testing.assert_close(ops.lstm_max_pool(x, lengths, *weights(lstm)), expected, rtol=0, atol=1e-5)
+    got = torch.autograd.grad(ops.lstm_max_pool(x, lengths, *weights(lstm)).sum(), lstm.parameters())
+    for g, e in zip(got, torch.autograd.grad(expected.sum(), lstm.parameters()), strict=True):
+        assert (g - e).abs().max() <= 1e-5 * e.abs().max()
 
 
 def test_gradients_equal_nn_lstm():
@@ -117,10 +164,10 @@ def test_a_transform_inside_compiled_code_is_refused():
 
 def test_opcheck():
     lstm, x, lengths = case()
-    args = (x, lengths, *(w.detach() for w in weights(lstm)))
+    args = (x, lengths, *(w.detach()[None] for w in weights(lstm)))
     torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool, args)
     _, argmax, hidden, cell, gates = torch.ops.nmer_fast.lstm_max_pool(*args)
-    grad = torch.ones((), dtype=x.dtype).expand(5, 6)
+    grad = torch.ones((), dtype=x.dtype).expand(5, 1, 6)
     for need_x in (True, False):
         saved = (grad, *args[:4], argmax, hidden, cell, gates, need_x)
         torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool_backward, saved)

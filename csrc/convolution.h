@@ -1,0 +1,136 @@
+// Convolutions over time whose maximum alone is kept, forward, and the gradient of their weights, which only the windows
+// that won have a part in.
+//
+// Samples stand end to end, those shorter than the longest kernel with rows of zeros after them. Columns are the filters of
+// all encoders; they are a multiple of 16. A window's inputs are consecutive, so a convolution is a matrix product whose
+// rows overlap.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
+#include "product.h"
+
+namespace nmer_fast::NMER_FAST_ISA {
+
+// The products of all windows, tap by tap, one panel's columns: sums [windows, panel].
+template <int kVectors>
+inline void window_products(const float* const* windows, int count, const float* const* panels, int size, int dims,
+                            float* sums) {
+  for (int tap = 0; tap < size; ++tap) {
+    for_tiles(0, count, [&](int first, auto tile) {
+      constexpr int kRows = decltype(tile)::value;
+      F32 acc[kRows][kVectors] = {};  // a tap's own sum, so that rounding does not grow with the kernel
+      const float* rows[kRows];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) rows[r] = windows[first + r] + static_cast<long>(tap) * dims;
+      multiply(rows, panels[tap], dims, acc);
+      float* to = sums + first * static_cast<long>(kVectors) * kLanes;
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVectors; ++v, to += kLanes) store(to, tap > 0 ? load(to) + acc[r][v] : acc[r][v]);
+      }
+    });
+  }
+}
+
+// Samples from `begin` to `end`, one panel's columns of every kernel: max over windows of bias + product, and 0; which
+// window it was.
+inline void conv_max_pool(const Convolution& s, int begin, int end, int panel) {
+  const int columns = s.encoders * s.filters, across = panel_of(columns);
+  std::vector<const float*> windows;
+  std::vector<float> sums;
+  for (int kernel = 0, first = 0; kernel < s.kernels; first += s.sizes[kernel++]) {
+    const int size = s.sizes[kernel];
+    windows.clear();
+    for (int b = begin; b < end; ++b)
+      for (long t = 0; t < (s.lengths[b] > 0 ? std::max<long>(s.lengths[b] - size, 0) + 1 : 0); ++t)
+        windows.push_back(s.inputs + (s.starts[b] + t) * s.dims);
+    sums.resize(windows.size() * across);
+    const float* panels[kLongestKernel];
+    for (int tap = 0; tap < size; ++tap)
+      panels[tap] = s.panels + (static_cast<long>(first + tap) * columns + static_cast<long>(panel) * across) * s.dims;
+    const int count = static_cast<int>(windows.size());
+    if (across == kLanes) window_products<1>(windows.data(), count, panels, size, s.dims, sums.data());
+    else window_products<4>(windows.data(), count, panels, size, s.dims, sums.data());
+    const float* products = sums.data();
+    for (int b = begin; b < end; ++b) {
+      const int of_sample = s.lengths[b] > 0 ? std::max(static_cast<int>(s.lengths[b]) - size, 0) + 1 : 0;
+      for (int c = 0; c < across; c += kLanes) {
+        const int column = panel * across + c;
+        const F32 bias = load(s.biases + static_cast<long>(kernel) * columns + column);
+        F32 best = splat(-std::numeric_limits<float>::infinity());
+        I32 when{};
+        for (int t = 0; t < of_sample; ++t) {
+          const F32 sum = bias + load(products + static_cast<long>(t) * across + c);
+          const I32 stays = (I32)(sum <= best) | (I32)(best != best);  // what is no number is seen at the end
+          when = (when & stays) | ((I32{} + t) & ~stays);
+          best = where_negative(stays, best, sum);
+        }
+        alignas(64) float top[kLanes];
+        store(top, where_negative((I32)(best <= F32{}), F32{}, best));
+        for (int lane = 0; lane < kLanes; ++lane) {  // [sample, encoder, kernel, filter]
+          const int encoder = (column + lane) / s.filters, filter = (column + lane) % s.filters;
+          const long at = ((static_cast<long>(b) * s.encoders + encoder) * s.kernels + kernel) * s.filters + filter;
+          s.pooled[at] = top[lane];
+          s.argmax[at] = when[lane];
+        }
+      }
+      products += static_cast<long>(of_sample) * across;
+    }
+  }
+}
+
+inline constexpr int kVectorsAcross = 2;  // vectors of input dimensions that a task takes
+
+// Input dimensions from `dim` on, as many as two vectors have: grad of every weight of them. `wins` and `grads` are by
+// kernel, column and sample: the row where the winning window starts, and the gradient; a gradient of 0 adds nothing.
+template <int kSize>
+inline void winning_windows(const ConvolutionBackward& s, const float* inputs, const std::int64_t* wins,
+                            const float* grads, long dims, float* to) {
+  constexpr int kAcross = kVectorsAcross * kLanes;
+  F32 acc[kSize][kVectorsAcross] = {};
+  for (int sample = 0; sample < s.samples; ++sample) {
+    if (grads[sample] == 0) continue;
+    const float* window = inputs + wins[sample] * kAcross;
+    const F32 g = splat(grads[sample]);
+#pragma GCC unroll 8
+    for (int tap = 0; tap < kSize; ++tap)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectorsAcross; ++v)
+        acc[tap][v] = fma(g, load(window + tap * kAcross + v * kLanes), acc[tap][v]);
+  }
+  for (int tap = 0; tap < kSize; ++tap)
+    for (int v = 0; v < kVectorsAcross; ++v) store(to + tap * dims + v * kLanes, acc[tap][v]);
+}
+
+inline void conv_max_pool_backward(const ConvolutionBackward& s, int part) {
+  constexpr int kAcross = kVectorsAcross * kLanes;
+  const long dim = static_cast<long>(part) * kAcross, width = std::min<long>(kAcross, s.dims - dim);
+  std::vector<float> inputs(s.rows * kAcross);  // these dimensions alone, so that a cache holds them
+  for (std::int64_t row = 0; row < s.rows; ++row)
+    std::memcpy(inputs.data() + row * kAcross, s.inputs + row * s.dims + dim, width * sizeof(float));
+  std::vector<float> whole(8 * kAcross);
+  for (int kernel = 0; kernel < s.kernels; ++kernel) {
+    const int size = s.sizes[kernel];
+    for (int column = 0; column < s.columns; ++column) {
+      const long at = (static_cast<long>(kernel) * s.columns + column) * s.samples;
+      float* grad = s.grad_weights[kernel] + static_cast<long>(column) * size * s.dims + dim;
+      float* to = width == kAcross ? grad : whole.data();
+      const long dims = width == kAcross ? s.dims : kAcross;
+      switch (size) {
+        case 1: winning_windows<1>(s, inputs.data(), s.wins + at, s.grads + at, dims, to); break;
+        case 2: winning_windows<2>(s, inputs.data(), s.wins + at, s.grads + at, dims, to); break;
+        case 3: winning_windows<3>(s, inputs.data(), s.wins + at, s.grads + at, dims, to); break;
+        case 4: winning_windows<4>(s, inputs.data(), s.wins + at, s.grads + at, dims, to); break;
+        default: winning_windows<5>(s, inputs.data(), s.wins + at, s.grads + at, dims, to);
+      }
+      if (width == kAcross) continue;
+      for (int tap = 0; tap < size; ++tap) std::memcpy(grad + tap * s.dims, to + tap * kAcross, width * sizeof(float));
+    }
+  }
+}
+
+}  // namespace nmer_fast::NMER_FAST_ISA

@@ -1,0 +1,195 @@
+// The recurrence of a one-layer LSTM, forward and back, over sequences of their own lengths, with its max over time.
+//
+// Sequences stand end to end, each with one row more than it has steps: `gates` row s + t belongs to step t, `hidden` and
+// `cell` row s + t + 1, so that row s is the state before the first step (zero) and gates row s + length is unused.
+// Samples are taken in groups, longest first; those that are over drop out. The widths are multiples of 16.
+#pragma once
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "gaussian.h"
+#include "kernels.h"
+#include "product.h"
+
+namespace nmer_fast::NMER_FAST_ISA {
+
+// e^x, relative error 2^-23 where it is normal; x = n ln 2 + r, as exp_and_expm1 in vae.h.
+inline F32 exponential(F32 x) {
+  static constexpr float P[] = {0.5f,           0x1.555556p-3f, 0x1.55548p-5f,
+                                0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
+  const F32 bounded = where_negative((I32)(x < -87.0f), splat(-87.0f), where_negative((I32)(x > 87.0f), splat(87.0f), x));
+  const F32 shifted = fma(bounded, splat(0x1.715476p+0f), splat(0x1.8p+23f));
+  const F32 n = shifted - 0x1.8p+23f;
+  const F32 r = fma(n, splat(-0x1.7f7d1cp-20f), fma(n, splat(-0x1.62e4p-1f), bounded));
+  const F32 scale = (F32)((((I32)shifted - 0x4B400000) + 127) << 23);
+  return fma(scale, fma(r * r, horner(P, r), r), scale);
+}
+inline F32 sigmoid(F32 x) { return 1.0f / (1.0f + exponential(-x)); }
+inline F32 hyperbolic_tangent(F32 x) { return fma(splat(2.0f), sigmoid(2.0f * x), splat(-1.0f)); }
+
+// The four gates' columns of each kLanes units side by side: [units / kLanes, depth, 4, kLanes].
+inline std::vector<float> gates_together(const float* weight, int width) {
+  std::vector<float> out(4l * width * width);
+  float* to = out.data();
+  for (int unit = 0; unit < width; unit += kLanes)
+    for (int k = 0; k < width; ++k)
+      for (int gate = 0; gate < 4; ++gate)
+        for (int lane = 0; lane < kLanes; ++lane) *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
+  return out;
+}
+
+// Where a group's samples stand, at one step.
+struct Rows {
+  float* gates[kGroup];
+  float* hidden[kGroup];
+  float* cell[kGroup];
+};
+
+inline void lstm_max_pool(const Lstm& s, int encoder, const int* samples, int count) {
+  const int width = s.width;
+  const long gate_row = 4l * width * s.encoders, state_row = static_cast<long>(width) * s.encoders;
+  const std::vector<float> panels = gates_together(s.weight_hh + encoder * 4l * width * width, width);
+  std::vector<float> best(static_cast<std::size_t>(count) * width, -std::numeric_limits<float>::infinity());
+  std::vector<std::int32_t> when(best.size(), 0);
+  Rows at;
+  for (int i = 0; i < count; ++i) {
+    at.gates[i] = s.gates + s.starts[samples[i]] * gate_row + encoder * 4l * width;
+    at.hidden[i] = s.hidden + s.starts[samples[i]] * state_row + encoder * static_cast<long>(width);
+    at.cell[i] = s.cell + s.starts[samples[i]] * state_row + encoder * static_cast<long>(width);
+    std::memset(at.hidden[i], 0, width * sizeof(float));
+    std::memset(at.cell[i], 0, width * sizeof(float));
+  }
+  int active = count;
+  for (int t = 0;; ++t) {
+    while (active > 0 && s.lengths[samples[active - 1]] <= t) --active;
+    if (active == 0) break;
+    for (int unit = 0; unit < width; unit += kLanes) {
+      const float* panel = panels.data() + 4l * unit * width;
+      for_tiles(0, active, [&](int first, auto tile) {
+        constexpr int kRows = decltype(tile)::value;
+        F32 acc[kRows][4];
+        const float* before[kRows];
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r) {
+          before[r] = at.hidden[first + r];
+#pragma GCC unroll 4
+          for (int gate = 0; gate < 4; ++gate) acc[r][gate] = load(at.gates[first + r] + gate * width + unit);
+        }
+        if (t > 0) multiply(before, panel, width, acc);
+        for (int r = 0; r < kRows; ++r) {
+          float* gates = at.gates[first + r] + unit;
+          const F32 i = sigmoid(acc[r][0]), f = sigmoid(acc[r][1]), o = sigmoid(acc[r][3]);
+          const F32 g = hyperbolic_tangent(acc[r][2]);
+          const F32 c = fma(f, load(at.cell[first + r] + unit), i * g), h = o * hyperbolic_tangent(c);
+          store(gates, i);
+          store(gates + width, f);
+          store(gates + 2 * width, g);
+          store(gates + 3 * width, o);
+          store(at.cell[first + r] + state_row + unit, c);
+          store(at.hidden[first + r] + state_row + unit, h);
+          float* top = best.data() + (first + r) * static_cast<long>(width) + unit;
+          std::int32_t* time = when.data() + (first + r) * static_cast<long>(width) + unit;
+          const I32 stays = (I32)(h <= load(top));  // what is no number goes through to the end
+          I32 old;
+          std::memcpy(&old, time, kBytes);
+          const I32 now = (old & stays) | ((I32{} + t) & ~stays);
+          store(top, where_negative(stays, load(top), h));
+          std::memcpy(time, &now, kBytes);
+        }
+      });
+    }
+    for (int i = 0; i < active; ++i) {
+      at.gates[i] += gate_row;
+      at.hidden[i] += state_row;
+      at.cell[i] += state_row;
+    }
+  }
+  for (int i = 0; i < count; ++i) {
+    const long to = samples[i] * state_row + encoder * static_cast<long>(width);
+    for (int u = 0; u < width; ++u) {
+      s.pooled[to + u] = s.lengths[samples[i]] > 0 ? best[i * static_cast<long>(width) + u] : 0.0f;
+      s.argmax[to + u] = when[i * static_cast<long>(width) + u];
+    }
+  }
+}
+
+// d_hidden of the step before: the rows' gradients of the gates times weight_hh [4 width, width].
+template <int kVectors>
+inline void back_one_step(const float* panels, int width, int active, float* const* d_gates, float* d_hidden) {
+  constexpr int kColumns = kVectors * kLanes;
+  for (int column = 0; column < width; column += kColumns) {
+    const float* panel = panels + 4l * width * column;
+    for_tiles(0, active, [&](int first, auto tile) {
+      constexpr int kRows = decltype(tile)::value;
+      F32 acc[kRows][kVectors] = {};
+      const float* rows[kRows];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) rows[r] = d_gates[first + r];
+      multiply(rows, panel, 4 * width, acc);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) store(d_hidden + (first + r) * static_cast<long>(width) + column + v * kLanes, acc[r][v]);
+    });
+  }
+}
+
+// weight [rows, width] cut into panels of as many columns: [width / columns, rows, columns].
+inline std::vector<float> in_panels(const float* weight, int rows, int width, int columns) {
+  std::vector<float> out(static_cast<std::size_t>(rows) * width);
+  float* to = out.data();
+  for (int column = 0; column < width; column += columns)
+    for (int row = 0; row < rows; ++row, to += columns)
+      std::memcpy(to, weight + static_cast<long>(row) * width + column, columns * sizeof(float));
+  return out;
+}
+
+inline void lstm_max_pool_backward(const LstmBackward& s, int encoder, const int* samples, int count) {
+  const int width = s.width, vectors = width % (4 * kLanes) == 0 ? 4 : 1;
+  const long gate_row = 4l * width * s.encoders, state_row = static_cast<long>(width) * s.encoders;
+  const std::vector<float> panels =
+      in_panels(s.weight_hh + encoder * 4l * width * width, 4 * width, width, vectors * kLanes);
+  std::vector<float> d_hidden(static_cast<std::size_t>(count) * width), d_cell(d_hidden.size());
+  std::vector<const float*> gates(count), cell(count);
+  float* d_gates[kGroup];
+  int active = 0;
+  for (int i = 0; i < count; ++i) {
+    float* last = s.d_gates + (s.starts[samples[i]] + s.lengths[samples[i]]) * gate_row + encoder * 4l * width;
+    std::memset(last, 0, 4l * width * sizeof(float));  // the unused row
+  }
+  for (int t = static_cast<int>(s.lengths[samples[0]]) - 1; t >= 0; --t) {
+    while (active < count && s.lengths[samples[active]] > t) ++active;
+    for (int i = 0; i < active; ++i) {
+      const long row = s.starts[samples[i]] + t;
+      gates[i] = s.gates + row * gate_row + encoder * 4l * width;
+      d_gates[i] = s.d_gates + row * gate_row + encoder * 4l * width;
+      cell[i] = s.cell + row * state_row + encoder * static_cast<long>(width);
+      const long pooled = samples[i] * state_row + encoder * static_cast<long>(width);
+      for (int u = 0; u < width; u += kLanes) {
+        alignas(64) float into[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane)
+          into[lane] = s.argmax[pooled + u + lane] == t ? s.grad[pooled + u + lane] : 0.0f;
+        float* dh_at = d_hidden.data() + i * static_cast<long>(width) + u;
+        float* dc_at = d_cell.data() + i * static_cast<long>(width) + u;
+        const F32 in = load(gates[i] + u), f = load(gates[i] + width + u);
+        const F32 g = load(gates[i] + 2 * width + u), o = load(gates[i] + 3 * width + u);
+        const F32 tanh_c = hyperbolic_tangent(load(cell[i] + state_row + u));
+        const F32 dh = load(dh_at) + load(into);
+        const F32 dc = fma(dh * o, fma(-tanh_c, tanh_c, splat(1.0f)), load(dc_at));
+        store(d_gates[i] + u, dc * g * (in * (1.0f - in)));
+        store(d_gates[i] + width + u, dc * load(cell[i] + u) * (f * (1.0f - f)));
+        store(d_gates[i] + 2 * width + u, dc * in * fma(-g, g, splat(1.0f)));
+        store(d_gates[i] + 3 * width + u, dh * tanh_c * (o * (1.0f - o)));
+        store(dc_at, dc * f);
+      }
+    }
+    if (t == 0) break;
+    if (vectors == 4) back_one_step<4>(panels.data(), width, active, d_gates, d_hidden.data());
+    else back_one_step<1>(panels.data(), width, active, d_gates, d_hidden.data());
+  }
+}
+
+}  // namespace nmer_fast::NMER_FAST_ISA

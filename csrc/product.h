@@ -1,0 +1,80 @@
+// Small matrix products, which the kernels fuse with what comes before and after: rows of one factor wherever they stand,
+// the other in panels of a few vectors' columns.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace nmer_fast::NMER_FAST_ISA {
+
+inline constexpr int kTile = kBytes == 64 ? 6 : 3;  // samples whose sums a tile holds in registers, four vectors each
+
+// sums += rows' values times kVectors columns of a panel [depth, kVectors * kLanes]. A function of its own, or the compiler
+// keeps the sums in memory.
+template <int kRows, int kVectors>
+[[gnu::noinline]] void multiply(const float* const* rows, const float* panel, int depth, F32 (&sums)[kRows][kVectors]) {
+  F32 acc[kRows][kVectors];
+  std::memcpy(acc, sums, sizeof(acc));
+  for (int k = 0; k < depth; ++k) {
+    F32 b[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) b[v] = load(panel + (k * kVectors + v) * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = splat(rows[r][k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
+    }
+  }
+  std::memcpy(sums, acc, sizeof(acc));
+}
+
+// Calls f with the rows of each tile as a constant: kTile of them, then what is left.
+template <int kRows = kTile, class F>
+inline void for_tiles(int begin, int end, const F& f) {
+  for (; begin + kRows <= end; begin += kRows) f(begin, std::integral_constant<int, kRows>{});
+  if constexpr (kRows > 1) {
+    if (begin < end) for_tiles<kRows - 1>(begin, end, f);
+  }
+}
+
+// Columns of a panel: four vectors', or one vector's where there are not as many.
+inline int panel_of(int columns) { return columns % (4 * kLanes) == 0 ? 4 * kLanes : kLanes; }
+
+// weight[:, tap] of weight [columns, size, dims] as panels [columns / panel, dims, panel].
+inline void pack_columns(const float* weight, int columns, int size, int tap, int dims, float* panels) {
+  const int panel = panel_of(columns);
+  for (int first = 0; first < columns; first += panel)
+    for (int d = 0; d < dims; ++d)
+      for (int c = 0; c < panel; ++c)
+        *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
+}
+
+// out [rows, columns] = bias + a [rows, depth] times one panel's columns, of rows from `begin` to `end`.
+template <int kVectors>
+inline void product_panel(const Product& s, int begin, int end, int panel) {
+  constexpr int kAcross = kVectors * kLanes;
+  const float* columns = s.panels + static_cast<long>(panel) * kAcross * s.depth;
+  for_tiles(begin, end, [&](int first, auto tile) {
+    constexpr int kRows = decltype(tile)::value;
+    F32 acc[kRows][kVectors];
+    const float* rows[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      rows[r] = s.a + static_cast<long>(first + r) * s.depth;
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = load(s.bias + panel * kAcross + v * kLanes);
+    }
+    multiply(rows, columns, s.depth, acc);
+    for (int r = 0; r < kRows; ++r)
+      for (int v = 0; v < kVectors; ++v)
+        store(s.out + static_cast<long>(first + r) * s.columns + panel * kAcross + v * kLanes, acc[r][v]);
+  });
+}
+inline void product(const Product& s, int begin, int end, int panel) {
+  if (panel_of(s.columns) == kLanes) product_panel<1>(s, begin, end, panel);
+  else product_panel<4>(s, begin, end, panel);
+}
+
+}  // namespace nmer_fast::NMER_FAST_ISA
