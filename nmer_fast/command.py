@@ -80,7 +80,11 @@ def fail_in_one_line(run: Callable[[], Any]) -> int:
 
 def say_stopped(stop: Stopped) -> int:
     """How to go on, and the exit status."""
-    how = "nothing is saved" if stop.folder is None else f"go on with: python -m nmer_fast.train --resume {stop.folder}"
+    how = (
+        stop.how or "nothing is saved"
+        if stop.folder is None
+        else f"go on with: python -m nmer_fast.train --resume {stop.folder}"
+    )
     print(f"stopped; {how}", file=sys.stderr)
     return 0 if stop.signal == signal.SIGTERM else 130
 
