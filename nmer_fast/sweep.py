@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,8 @@ def check(options: Options, on_ray: bool) -> None:
         raise UserError(f"cpus-per-run: expected with --ray or --address alone, got {options.cpus_per_run}")
     if options.cpus_per_run is not None and options.cpus_per_run < 1:
         raise UserError(f"cpus-per-run: expected 1 or more, got {options.cpus_per_run}")
+    if on_ray and find_spec("ray") is None:
+        raise UserError("ray: expected Ray, which is not installed: pip install 'nmer_fast[sweep]'")
 
 
 def read_definition(out: Path) -> dict[str, Any]:

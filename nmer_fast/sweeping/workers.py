@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from typing import Any, Protocol
@@ -59,12 +60,11 @@ class OnRay:
 
     def __init__(self, address: str | None, cpus: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+        import ray
+
+        own = {"address": "local", "include_dashboard": False}
         try:
-            import ray
-        except ImportError:
-            raise UserError("ray: expected Ray, which is not installed: pip install 'nmer_fast[sweep]'") from None
-        try:
-            ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False)
+            ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"address: expected that of a Ray cluster, got {address}: {reason}") from None
