@@ -204,9 +204,11 @@ class Fit:
         self.best_weights = {name: t.to(device) for name, t in part(tensors, "fit.best.").items()}
         self.records = {name: list(t.to(device).unbind()) for name, t in part(tensors, "fit.records.").items()}
         states: dict[int, dict[str, Tensor]] = {}
+        parameters = self.optimizer.param_groups[0]["params"]
         for name, t in part(tensors, "fit.optimizer.").items():
             i, _, key = name.partition(".")
-            states.setdefault(int(i), {})[key] = t
+            p = parameters[int(i)]  # a fused optimizer takes it for granted that moments lie in memory as their weights do
+            states.setdefault(int(i), {})[key] = torch.empty_like(p).copy_(t) if t.shape == p.shape else t
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
 
