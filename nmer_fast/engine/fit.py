@@ -207,7 +207,9 @@ class Fit:
         parameters = self.optimizer.param_groups[0]["params"]
         for name, t in part(tensors, "fit.optimizer.").items():
             i, _, key = name.partition(".")
-            p = parameters[int(i)]  # a fused optimizer takes it for granted that moments lie in memory as their weights do
+            p = parameters[
+                int(i)
+            ]  # a fused optimizer takes it for granted that moments lie in memory as their weights do
             states.setdefault(int(i), {})[key] = torch.empty_like(p).copy_(t) if t.shape == p.shape else t
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
