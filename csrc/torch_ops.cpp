@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "batch.h"
+#include "gather.h"
 #include "philox.h"
 
 namespace {
@@ -384,6 +385,34 @@ std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths,
   return out;
 }
 
+Tensor gather_padded(const Tensor& values_input, const Tensor& offsets_input, const Tensor& rows_input, Index steps,
+                     const Optional& mean, const Optional& std, double clip) {
+  const Tensor values = packed(values_input), offsets = packed(offsets_input), rows = packed(rows_input);
+  const Index total = values.size(0), samples = offsets.size(0) - 1, batch = rows.size(0);
+  const Index *edge = offsets.const_data_ptr<Index>(), *chosen = rows.const_data_ptr<Index>();
+  std::vector<Index> starts(batch), lengths(batch);
+  for (Index b = 0; b < batch; ++b) {  // values of tensors that Python does not look at, and memory is read by
+    const Index row = chosen[b];
+    STD_TORCH_CHECK(0 <= row && row < samples, "rows: expected 0 to ", samples - 1, ", got ", row);
+    STD_TORCH_CHECK(0 <= edge[row] && edge[row] <= edge[row + 1] && edge[row + 1] <= total,
+                    "offsets: expected to rise from 0 to ", total, ", got ", edge[row], " and ", edge[row + 1]);
+    starts[b] = edge[row];
+    lengths[b] = edge[row + 1] - edge[row];
+  }
+  const Index sizes[] = {batch, steps, values.size(1)};
+  Tensor out = output(Sizes(sizes, 3), values.scalar_type());
+  std::optional<nmer_fast::Standard> standard;
+  std::optional<Tensor> m, s;
+  if (mean.has_value() && std.has_value()) {
+    m = packed(*mean), s = packed(*std);
+    standard = {m->const_data_ptr<float>(), s->const_data_ptr<float>(), static_cast<float>(clip)};
+  }
+  nmer_fast::gather_padded(parallel, Samples(Type::float32, values.element_size(), out.sizes()),
+                           values.const_data_ptr(), starts, lengths, standard ? &*standard : nullptr,
+                           out.mutable_data_ptr());
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
@@ -400,6 +429,7 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("lstm_recurrence_backward", TORCH_BOX(&lstm_recurrence_backward));
   m.impl("windows_max", TORCH_BOX(&windows_max));
   m.impl("winning_windows", TORCH_BOX(&winning_windows));
+  m.impl("gather_padded", TORCH_BOX(&gather_padded));
 }
 
 // For tests and `python -m nmer_fast.ops`, through ctypes: torch needs neither.

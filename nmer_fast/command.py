@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import sys
@@ -65,11 +66,11 @@ def fail_in_one_line(run: Callable[[], Any]) -> int:
     try:
         run()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        say(f"error: {where}{error.strerror or error}")
         return 2
     except Stopped as stop:
         return say_stopped(stop)
@@ -78,14 +79,23 @@ def fail_in_one_line(run: Callable[[], Any]) -> int:
     return 0
 
 
+def say(text: str) -> None:
+    """One line on stderr; of torchrun's processes, which all come to it, from each machine's first alone."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """With a run whose state is saved, in as many processes as here are now."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    start = "python" if processes == "1" else f"torchrun --nproc-per-node {processes}"
+    return f"go on with: {start} -m nmer_fast.train --resume {folder}"
+
+
 def say_stopped(stop: Stopped) -> int:
     """How to go on, and the exit status."""
-    how = (
-        stop.how or "nothing is saved"
-        if stop.folder is None
-        else f"go on with: python -m nmer_fast.train --resume {stop.folder}"
-    )
-    print(f"stopped; {how}", file=sys.stderr)
+    how = stop.how or ("nothing is saved" if stop.folder is None else how_to_go_on(stop.folder))
+    say(f"stopped; {how}")
     return 0 if stop.signal == signal.SIGTERM else 130
 
 

@@ -147,6 +147,8 @@ class TrainingConfig:
     Attributes:
         epochs: of the system.
         batch_size: samples, at most.
+        buckets: batches of samples of like length, out of shuffled pools of so many batches; 1, as in the paper's code:
+            any samples together. Where lengths differ much, 16 spares most of the padding.
         optimizer: of system and teacher.
         lr: constant for half of the epochs, then linear to 0.
         beta1: of the optimizer.
@@ -165,6 +167,7 @@ class TrainingConfig:
 
     epochs: Count = 60
     batch_size: Count = 128
+    buckets: Count = 1
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: Positive = 1e-4
     beta1: Share = 0.9

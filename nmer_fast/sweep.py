@@ -90,11 +90,12 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
     on_ray = options.ray or options.address is not None
     check(options, on_ray)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
+    from .engine.checkpoint import locked
     from .engine.console import Report
     from .engine.run import pick_device
     from .sweeping.grid import make_jobs
     from .sweeping.table import Results
-    from .sweeping.work import is_finished, locked
+    from .sweeping.work import is_finished
     from .sweeping.workers import InProcess, OnRay
 
     pick_device(options.device)
@@ -111,7 +112,7 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
     todo = [job for job in jobs if not is_finished(job)]
     fingerprints = check_data(todo, known.get("fingerprints", {}))
     make_folder(out)
-    with locked(out / ".lock", wait=False):
+    with locked(out):
         write_definition(out, jobs[0].config, fingerprints)
         (out / "runs").mkdir(exist_ok=True)
         results = Results(out)
@@ -162,7 +163,7 @@ def read_definition(out: Path) -> dict[str, Any]:
     if not out.is_dir():
         raise UserError(f"{expected}, which is a file")
     if not (out / DEFINITION).exists():
-        if other := sorted(path.name for path in out.iterdir() if path.name != ".lock"):
+        if other := sorted(path.name for path in out.iterdir()):
             raise UserError(f"{expected}, which holds {other[0]} and no {DEFINITION}")
         return {}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .command import describe_noise, make_folder, parse_steps, run_command
+from .command import describe_noise, how_to_go_on, make_folder, parse_steps, run_command, say
 from .config import PRESETS, Config, from_dict, load_config, override, parse_settings
 from .errors import Stopped, UserError
 
@@ -29,7 +30,7 @@ class Options:
         preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
-        data: "synthetic", the embedded default, or a feature-set file (.npz, docs/formats.md).
+        data: "synthetic", the embedded default, or a feature-set file (.npz or .safetensors, docs/formats.md).
         fold: which of the file's folds, from 1.
         context: join each utterance with up to this many before it in its group and split.
         size: utterances of the synthetic data; by default 850.
@@ -47,7 +48,7 @@ class Options:
         allow_leak: evaluate although model.tokens=batch lets a prediction depend on its batch mates.
         device: cpu, cuda, or auto.
         out: a new folder for the run; by default one under runs/.
-        resume: the folder of a run that was stopped: go on, to the bits that it would have given.
+        resume: the folder of a run that was stopped or killed: go on, to the bits that it would have given.
         log_every: steps between two TensorBoard entries of a loss.
         torch_profile: a folder for a trace of three training steps, for ui.perfetto.dev (docs/profiling.md).
     """
@@ -101,10 +102,10 @@ FIELDS = {
 
 
 def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
-    """Train, evaluate, write the run's folder.
+    """Train, evaluate, write the run's folder; under torchrun, one of the processes that do so together.
 
     Returns:
-        what results.json holds.
+        what results.json holds; nothing in a process that is not the first.
 
     Raises:
         UserError: one line that names what is wrong.
@@ -118,15 +119,16 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     from .data import Standardiser
     from .engine import memory
     from .engine.batches import Batches
-    from .engine.checkpoint import RESUME, remove_checkpoint, write_json
+    from .engine.checkpoint import RESUME, locked, remove_checkpoint, write_json
     from .engine.console import Report
+    from .engine.distributed import join, lost_another, own_device, place
     from .engine.evaluation import evaluate
     from .engine.log import Log
     from .engine.run import check_fits, load_data, make_scheduler, pick_device, save_run, versions
     from .engine.stopping import stop_on_signals
     from .engine.trainer import train
 
-    report, device = Report(quiet=quiet), pick_device(options.device)
+    report, device = Report(quiet=quiet or not place().first), own_device(pick_device(options.device))
     raw, config = load_data(config.data), from_anywhere(config)
     standardiser = Standardiser.fit(raw)
     memory.check_context(raw, config.data.context)
@@ -138,42 +140,63 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         raise UserError(
             f"resume: expected the data that the run began with, got other contents of {config.data.source}"
         )
-    folder = options.resume or new_folder(options.out, data.name)
-    if not saved:
-        write_json(folder / "config.json", asdict(config))
-    counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
-    report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
+    ranks, held = join(device), ExitStack()
+    ranks.check(config, len(data.splits["train"]))
 
-    training, log = config.training, Log(folder / "tensorboard", options.log_every)
-    try:
-        with stop_on_signals() as request:
-            trained = train(
-                data, scheduler, config, device, report,
-                folder=folder, log=log, request=request, state=state, saved=saved, torch_profile=options.torch_profile,
-            )  # fmt: skip
-        checkpoint = save_run(folder, trained, data, standardiser, state)
-        start = time.perf_counter()
-        batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
-        evaluation = evaluate(
-            trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
-        )
-        trained.seconds["evaluate"] = time.perf_counter() - start
-        with log.at(config.model.system, trained.steps) as writer:
-            writer.evaluation("test", evaluation, trained.steps)
-    except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
-        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
-    results = {
-        "system": config.model.system,
-        **evaluation.as_dict(),
-        "epoch": trained.epoch,
-        "losses": trained.losses,
-        "config": asdict(config),
-        "versions": versions(),
-        "times": trained.seconds,
-    }
-    write_json(folder / "results.json", results)
-    remove_checkpoint(folder, RESUME)
+    def begin() -> Path:
+        """The run's folder, locked, with its config in it."""
+        folder = options.resume or new_folder(options.out, data.name)
+        held.enter_context(locked(folder))
+        if not saved:
+            write_json(folder / "config.json", asdict(config))
+        return folder
+
+    training = config.training
+    with held:
+        folder = ranks.first_does(begin)
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.splits.items())
+        report.line(f"{data.name}: {counts}; " + ", ".join(f"{name} {dim}-d" for name, dim in data.dims.items()))
+        log = Log(folder / "tensorboard" if ranks.first else None, options.log_every)
+        try:
+            with stop_on_signals(quiet=not ranks.first) as request:
+                trained = train(
+                    data, scheduler, config, device, report, folder=folder, log=log, request=request, state=state,
+                    saved=saved, torch_profile=options.torch_profile, ranks=ranks,
+                )  # fmt: skip
+            if not ranks.first:
+                return {}
+            checkpoint = save_run(folder, trained, data, standardiser, state)
+            start = time.perf_counter()
+            batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
+            evaluation = evaluate(
+                trained.model, batches, data.splits["test"], scheduler, training.seed, allow_leak=training.allow_leak
+            )
+            trained.seconds["evaluate"] = time.perf_counter() - start
+            with log.at(config.model.system, trained.steps) as writer:
+                writer.evaluation("test", evaluation, trained.steps)
+            results = {
+                "system": config.model.system,
+                **evaluation.as_dict(),
+                "epoch": trained.epoch,
+                "losses": trained.losses,
+                "config": asdict(config),
+                "versions": versions(),
+                "times": trained.seconds,
+            }
+            write_json(folder / "results.json", results)
+            remove_checkpoint(folder, RESUME)
+        except (KeyboardInterrupt, Stopped) as stop:  # at a moment that is no step's end, too
+            number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+            raise Stopped(folder if (folder / f"{RESUME}.json").exists() else None, number) from None
+        except OSError as error:  # a full disk, above all
+            what = f"{error.filename or folder}: {error.strerror or error}"
+            raise UserError(f"{what}; what was saved before is whole, {how_to_go_on(folder)}") from None
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            raise UserError(
+                f"torchrun: another process ended; what was saved is whole, {how_to_go_on(folder)}"
+            ) from None
     what = f"{config.model.system} on {data.name}, test, {describe_noise(config.noise)}"
     report.table(f"{what}, epoch {trained.epoch}", evaluation)
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
@@ -182,7 +205,9 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def config_of(options: Options) -> Config:
-    """The preset or file, changed by the options and by --set."""
+    """The preset or file, changed by the options and by --set; of a run killed before its first state, its own."""
+    if options.resume:
+        return load_config(options.resume / "config.json")
     if options.preset and options.config:
         raise UserError(f"preset, config: expected one of the two, got {options.preset} and {options.config}")
     changes = parse_settings(options.settings)
@@ -209,9 +234,9 @@ def from_anywhere(config: Config) -> Config:
     return replace(config, data=replace(config.data, source=str(Path(config.data.source).resolve())))
 
 
-def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state of the run that is taken up, whose config no other option may change."""
-    from .engine.checkpoint import RESUME, load_checkpoint
+def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The state of the run that is taken up, whose config no other option may change; None where none is saved yet."""
+    from .engine.checkpoint import RESUME, load_newest, remove_checkpoint
 
     for field in fields(options):
         if field.name not in ("resume", "device", "log_every") and getattr(options, field.name) != field.default:
@@ -219,10 +244,15 @@ def load_stopped(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
             raise UserError(f"resume: expected no --{flag} beside it: the run has its own")
     folder = options.resume
     assert folder is not None
-    if not (folder / f"{RESUME}.json").exists():
-        why = "which is finished" if (folder / "results.json").exists() else "where no state is saved"
-        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, {why}")
-    tensors, state = load_checkpoint(folder, RESUME)
+    if not (folder / "config.json").exists():
+        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, where no state is saved")
+    if (folder / "results.json").exists():
+        remove_checkpoint(folder, RESUME)  # killed in between
+        raise UserError(f"resume: expected the folder of a run that was stopped, got {folder}, which is finished")
+    if not any(folder.glob(f"{RESUME}*.json")):
+        say("resume: no state is saved yet; the run begins anew")
+        return None
+    tensors, state = load_newest(folder, RESUME, lambda text: say(f"resume: {text}"))
     fit, missing = state.get("fit"), {"config", "fingerprint", "fit"} - state.keys()
     if missing or not isinstance(fit, dict) or {"name", "epoch", "step_in_epoch", "history", "best"} - fit.keys():
         raise UserError(f"resume: expected a whole state of this run, got one without all of it: {folder}")

@@ -44,6 +44,7 @@ PAPER = {
     "training": {
         "epochs": 60,
         "batch_size": 128,
+        "buckets": 1,
         "optimizer": "adamw",
         "lr": 1e-4,
         "beta1": 0.9,
@@ -96,6 +97,7 @@ RELEASED = {
     "training": {
         "epochs": 80,
         "batch_size": 128,
+        "buckets": 1,
         "optimizer": "adam",
         "lr": 2e-4,
         "beta1": 0.5,

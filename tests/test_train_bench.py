@@ -68,7 +68,7 @@ def copy_encoders(ours, theirs):
         for encoder, (name, stock) in zip(getattr(ours, stream), getattr(theirs, stream).items(), strict=True):
             if name in TEXT:
                 for weight, bias, convolution in zip(encoder.weights, encoder.biases, stock.convolutions, strict=True):
-                    convolution.load_state_dict({"weight": weight, "bias": bias})
+                    convolution.load_state_dict({"weight": weight.mT, "bias": bias})
                 stock.linear.load_state_dict(encoder.linear.state_dict())
             else:
                 stock.lstm.load_state_dict(
@@ -97,7 +97,8 @@ def gradients(model, lstm_of, transformer):
         encoders = getattr(model.encoders, stream)
         for name, encoder in zip(DIMS, encoders.values() if hasattr(encoders, "values") else encoders, strict=True):
             if name in TEXT:
-                tensors = [p.grad for p in encoder.parameters()]
+                ours = hasattr(encoder, "weights")  # [128, kernel, D], not [128, D, kernel]
+                tensors = [p.grad.mT if ours and p.dim() == 3 else p.grad for p in encoder.parameters()]
                 tensors.sort(key=lambda t: (t.dim(), t.shape))  # convolutions and the linear layer, in one order
             else:
                 tensors = lstm_of(encoder)

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "../gather.h"
 #include "../kernels.h"
 #include "../philox.h"
 
@@ -267,10 +268,42 @@ int transform_failures([[maybe_unused]] const char* isa) {
   return baseline::transform_failures();
 }
 
+// Sequences of 0 to 4 steps and one of several tasks, out of exactly their memory into exactly the batch's; plain and
+// standardised, padded and cut.
+void gather(Index dim) {
+  const auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
+  const std::vector<Index> all = {0, 3, 1, 2 * kChunk / dim + 1, 4, 0};
+  std::vector<Index> edges = {0};
+  for (const Index n : all) edges.push_back(edges.back() + n);
+  auto values = buffer<float>(edges.back() * dim), mean = buffer<float>(dim, 1.0f), std = buffer<float>(dim, 2.0f);
+  for (Index i = 0; i < edges.back() * dim; ++i) values[i] = static_cast<float>(i % 1000);
+  const Standard standard = {mean.get(), std.get(), 100.0f};
+  const std::vector<Index> rows = {5, 4, 3, 0, 1};
+  std::vector<Index> starts, lengths;
+  for (const Index row : rows) starts.push_back(edges[row]), lengths.push_back(all[row]);
+  for (const Index steps : {Index{1}, Index{3}, 2 * kChunk / dim + 9}) {
+    const Index sizes[] = {static_cast<Index>(rows.size()), steps, dim};
+    const Samples samples(Type::float32, 4, std::vector<Index>(sizes, sizes + 3));
+    auto plain = buffer<float>(sizes[0] * samples.row, -1.0f), scaled = buffer<float>(sizes[0] * samples.row, -1.0f);
+    gather_padded(serial, samples, values.get(), starts, lengths, nullptr, plain.get());
+    gather_padded(serial, samples, values.get(), starts, lengths, &standard, scaled.get());
+    bool holds = true;
+    for (Index b = 0; b < sizes[0]; ++b) {
+      for (Index i = 0; i < samples.row; ++i) {
+        const bool valid = i < lengths[b] * dim;
+        const float x = valid ? values[starts[b] * dim + i] : 0, y = valid ? std::fmin((x - 1) / 2, 100.0f) : 0;
+        holds &= plain[b * samples.row + i] == x && scaled[b * samples.row + i] == y;
+      }
+    }
+    check(holds, "gathered", "all", steps);
+  }
+}
+
 }  // namespace
 
 int main() {
   known_answers();
+  for (const Index dim : {1, 5, 130}) gather(dim);
   for (const Kernels* k : all_kernels()) {
     check(transform_failures(k->isa) == 0, "values of chosen words", k->isa, 4);
     for (const std::int64_t count : {0, 1, 2, 3, 4, 5, 7, 8, 15, 31, 33, 63, 65, 127, 511, 512, 513, 1023, 2049}) {

@@ -1,8 +1,19 @@
-"""Feature sets: the ragged container, the synthetic default, the project's own file; one file per source."""
+"""Feature sets: the ragged container, the synthetic default, the project's own files; one file per source."""
 
 from .featureset import FeatureSet, Ragged
-from .npz import load_npz
+from .npz import load_npz, load_npz_folds
 from .standardise import Standardiser
+from .store import read_store, verify_store, write_store
 from .synthetic import synthetic
 
-__all__ = ["FeatureSet", "Ragged", "Standardiser", "load_npz", "synthetic"]
+__all__ = [
+    "FeatureSet",
+    "Ragged",
+    "Standardiser",
+    "load_npz",
+    "load_npz_folds",
+    "read_store",
+    "synthetic",
+    "verify_store",
+    "write_store",
+]

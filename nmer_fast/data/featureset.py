@@ -10,9 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..errors import UserError
 
 SPLITS = ("train", "val", "test")
+CLIP = 10.0  # standard deviations; real audio features have outliers past 20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(x - mean) / std, clipped to +-10.
+
+    Attributes:
+        mean: float32 [D].
+        std: float32 [D].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Of values [..., D]."""
+        return ((values - self.mean) / self.std).clamp_(-CLIP, CLIP)
 
 
 @dataclass(frozen=True)
@@ -20,23 +39,32 @@ class Ragged:
     """N sequences of D-dimensional steps, end to end.
 
     Attributes:
-        values: float32 [sum of lengths, D].
+        stored: float32 [sum of lengths, D]; perhaps mapped from a file.
         offsets: int64 [N + 1]; sequence i is values[offsets[i] : offsets[i + 1]].
+        scale: how they are read; as they are stored by default.
+        digest: SHA-256 of what is stored, where a packed store vouches for it; it was looked through when written.
     """
 
-    values: Tensor
+    stored: Tensor
     offsets: Tensor
+    scale: Scale | None = None
+    digest: str | None = None
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
         """Sequences of these lengths, cut from values in order."""
-        return cls(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+        return cls(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.long().cumsum(0)]))
 
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
         """[N, T, D] padded on the right."""
         valid = torch.arange(padded.shape[1]) < lengths[:, None]
         return cls.from_lengths(padded[valid], lengths)
+
+    @property
+    def values(self) -> Tensor:
+        """float32 [sum of lengths, D], as they are read: a copy of all, where there is a scale."""
+        return self.stored if self.scale is None else self.scale(self.stored)
 
     @property
     def lengths(self) -> Tensor:
@@ -46,7 +74,7 @@ class Ragged:
     @property
     def dim(self) -> int:
         """D."""
-        return self.values.shape[1]
+        return self.stored.shape[1]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,24 +85,44 @@ class Ragged:
         starts = (self.offsets[:-1][rows] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
         return starts + torch.arange(int(lengths.sum()))
 
+    def at(self, steps: Tensor) -> Tensor:
+        """The values of these steps, a copy."""
+        values = self.stored[steps]
+        return values if self.scale is None else self.scale(values)
+
     def take(self, rows: Tensor) -> Ragged:
-        """These sequences alone."""
-        return Ragged.from_lengths(self.values[self.steps_of(rows)], self.lengths[rows])
+        """These sequences alone, a copy."""
+        return Ragged.from_lengths(self.at(self.steps_of(rows)), self.lengths[rows])
+
+    def scaled(self, scale: Scale) -> Ragged:
+        """The same, read through a scale; nothing is copied unless there is one already."""
+        return replace(self if self.scale is None else Ragged(self.values, self.offsets), scale=scale)
 
     def padded(self, rows: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor]:
         """These sequences as [B, T, D], zeros beyond their lengths, and the lengths.
 
         T is the longest of them, at least 1, rounded up: 128-bit access on a GPU wants a multiple of 8.
         """
-        lengths = self.lengths[rows]
-        longest = max(int(lengths.max()) if len(rows) else 0, 1)
-        steps = torch.arange(-(-longest // multiple) * multiple)
-        index = self.offsets[:-1][rows, None] + steps
-        valid = steps < lengths[:, None]
-        if len(self.values) == 0:
-            return self.values.new_zeros(*valid.shape, self.dim), lengths
-        x = self.values[torch.where(valid, index, 0)]
-        return x.masked_fill_(~valid[..., None], 0.0), lengths
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return self.gathered(rows, padded_steps(lengths, multiple)), lengths
+
+    def gathered(self, rows: Tensor, steps: int) -> Tensor:
+        """The first steps of these sequences as [B, steps, D], zeros beyond their lengths."""
+        if self.scale is None:
+            return ops.gather_padded(self.stored, self.offsets, rows, steps)
+        mean, std = self.scale.mean, self.scale.std
+        return ops.gather_padded(self.stored, self.offsets, rows, steps, mean=mean, std=std, clip=CLIP)
+
+
+def padded_steps(lengths: Tensor, multiple: int = 8) -> int:
+    """The longest, at least 1, rounded up."""
+    longest = max(int(lengths.max()) if len(lengths) else 0, 1)
+    return -(-longest // multiple) * multiple
+
+
+def sha256(t: Tensor) -> str:
+    """Of its bytes."""
+    return hashlib.sha256(t.contiguous().numpy().data.cast("B") if t.numel() else b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -108,13 +156,15 @@ class FeatureSet:
                 raise UserError(
                     f"{self.name}: modality {name}: expected {n} samples, one for each label, got {len(ragged)}"
                 )
-            bad = ~torch.isfinite(ragged.values)
+            if ragged.digest is not None:  # looked through when it was stored; here every page would be read
+                continue
+            bad = ~torch.isfinite(ragged.stored)
             if bad.any():
                 step = int(bad.any(1).nonzero()[0])
                 row = int(torch.searchsorted(ragged.offsets, step, right=True)) - 1
                 raise UserError(
                     f"{self.name}: modality {name}: sample {self.sample_names[row]} holds "
-                    f"{ragged.values[step][bad[step]][0].item()}; expected finite numbers"
+                    f"{ragged.stored[step][bad[step]][0].item()}; expected finite numbers"
                 )
         if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.class_names):
             raise UserError(
@@ -132,15 +182,17 @@ class FeatureSet:
         return {name: ragged.dim for name, ragged in self.modalities.items()}
 
     def fingerprint(self) -> str:
-        """A SHA-256 of all that training reads: names, splits, labels, lengths and values."""
-        digest = hashlib.sha256(repr((list(self.modalities), self.class_names, list(self.splits))).encode())
-        tensors = [self.labels, *self.splits.values()]
+        """A SHA-256 of all that training reads: names, splits, labels, lengths and values; the same from any file.
+
+        Of a packed store's values it takes the checksum that is written there.
+        """
+        parts: list[object] = [list(self.modalities), self.class_names, list(self.splits)]
+        parts += [sha256(t) for t in (self.labels, *self.splits.values())]
         for ragged in self.modalities.values():
-            tensors += [ragged.offsets, ragged.values]
-        for t in tensors:
-            digest.update(repr((t.dtype, t.shape)).encode())
-            digest.update(t.contiguous().numpy().data.cast("B") if t.numel() else b"")
-        return digest.hexdigest()
+            parts += [sha256(ragged.offsets), ragged.dim, ragged.digest or sha256(ragged.stored)]
+            if ragged.scale is not None:
+                parts += [sha256(ragged.scale.mean), sha256(ragged.scale.std), CLIP]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def with_absent(self, dims: Mapping[str, int]) -> FeatureSet:
         """The modalities of these names and dimensions, in this order; what the set lacks is absent in every sample."""

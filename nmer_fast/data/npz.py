@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,34 @@ def load_npz(path: str | Path, fold: int | None = None) -> FeatureSet:
         UserError: one line that names the file, the key and what was expected. Nothing is unpickled.
     """
     path = Path(path)
+    return from_arrays(path.stem, _arrays(path), fold)
+
+
+def load_npz_folds(path: str | Path) -> list[FeatureSet]:
+    """All folds of a feature-set file, which share everything but their splits: what `write_store` packs.
+
+    Raises:
+        UserError: as `load_npz`.
+    """
+    path = Path(path)
+    arrays = _arrays(path)
+    first = from_arrays(path.stem, arrays)
+    split = arrays["split"]
+    others = range(2, split.shape[1] + 1 if split.ndim > 1 else 2)
+    n = len(first)
+    return [first, *(replace(first, splits=_splits(path.stem, _fold(path.stem, split, k), n)) for k in others)]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: expected a feature-set file (.npz), found no such file") from None
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).partition(chr(10))[0]}"
         ) from None
-    return from_arrays(path.stem, arrays, fold)
 
 
 def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | None = None) -> FeatureSet:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..noise import variance
-from .featureset import FeatureSet, Ragged
+from .featureset import FeatureSet, Ragged, Scale
 
-CLIP = 10.0  # standard deviations; real audio features have outliers past 20
+CHUNK = (
+    2**18
+)  # values looked at together: in float64 they stay in a cache; what is measured depends on it in the last bits
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,60 @@ class Standardiser:
 
     @classmethod
     def fit(cls, data: FeatureSet) -> Standardiser:
-        """Measure the train split, and it alone."""
+        """Measure the train split, and it alone, some megabytes at a time."""
         if len(data.splits.get("train", ())) == 0:
             raise UserError(f"{data.name}: split: expected samples of 'train', got none")
         mean, std, variances = {}, {}, {}
         for name, ragged in data.modalities.items():
-            values = ragged.values[ragged.steps_of(data.splits["train"])].double()
-            if len(values) == 0:
+            steps = ragged.steps_of(data.splits["train"])
+            if len(steps) == 0:
                 raise UserError(f"{data.name}: modality {name}: expected steps in the train split, got none")
-            mean[name] = values.mean(0).float()
-            spread = values.std(0, correction=0)
-            # What is left of a constant column after rounding is no signal.
-            std[name] = torch.where(spread > 1e-6 * values.abs().amax(0), spread, 1.0).float()
-            variances[name] = variance(_scale(values.float(), mean[name], std[name]))
+            scale = _measure(ragged, steps)
+            mean[name], std[name] = scale.mean, scale.std
+            variances[name] = _variance(ragged, steps, scale)
             if not variances[name] > 0:
                 raise UserError(f"{data.name}: modality {name}: expected features that vary, got variance 0 in train")
         return cls(mean, std, variances)
 
     def __call__(self, data: FeatureSet) -> FeatureSet:
-        """The same set, standardised."""
+        """The same set, standardised as it is read: no value is copied."""
         if data.dims != {name: len(mean) for name, mean in self.mean.items()}:
             wanted = {name: len(mean) for name, mean in self.mean.items()}
             raise UserError(f"{data.name}: expected modalities with dimensions {wanted}, got {data.dims}")
         scaled = {
-            name: Ragged(_scale(ragged.values, self.mean[name], self.std[name]), ragged.offsets)
-            for name, ragged in data.modalities.items()
+            name: ragged.scaled(Scale(self.mean[name], self.std[name])) for name, ragged in data.modalities.items()
         }
         return replace(data, modalities=scaled)
 
 
-def _scale(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return ((values - mean) / std).clamp_(-CLIP, CLIP)
+def _chunks(ragged: Ragged, steps: Tensor) -> tuple[Tensor, ...]:
+    return steps.split(max(1, CHUNK // ragged.dim))
+
+
+def _measure(ragged: Ragged, steps: Tensor) -> Scale:
+    """Mean and standard deviation by column; means and squares of parts are joined as Chan, Golub and LeVeque do."""
+    mean, squares, largest = (torch.zeros(ragged.dim, dtype=torch.float64) for _ in range(3))
+    before = 0
+    for part in _chunks(ragged, steps):
+        values, n = ragged.at(part).double(), len(part)
+        of_part = values.mean(0)
+        difference = of_part - mean
+        squares += (values - of_part).square().sum(0) + difference.square() * (before * n / (before + n))
+        mean += difference * (n / (before + n))
+        largest = torch.maximum(largest, values.abs().amax(0))
+        before += n
+    spread = (squares / before).sqrt()
+    # What is left of a constant column after rounding is no signal.
+    std = torch.where(spread > 1e-6 * largest, spread, 1.0).float()
+    return Scale(mean.float(), std)
+
+
+def _variance(ragged: Ragged, steps: Tensor, scale: Scale) -> float:
+    """Of all standardised values, which are near 0, so that squares lose nothing."""
+    total, squares = 0.0, 0.0
+    for part in _chunks(ragged, steps):
+        values = scale(ragged.at(part)).double()
+        total += values.sum().item()
+        squares += values.square().sum().item()
+    count = len(steps) * ragged.dim
+    return squares / count - (total / count) ** 2

@@ -94,6 +94,8 @@ def evaluate(
             "tokens: in evaluation, model.tokens=batch lets a prediction depend on its batch mates; expected "
             "--allow-leak, or a model of other tokens"
         )
+    if not model.leaks and not batches.padding:  # else predictions depend on which samples are together
+        rows = batches.by_length(rows)
     return measure(of_system(model), batches, rows, scheduler, seed, conditions)
 
 

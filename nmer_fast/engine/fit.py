@@ -62,8 +62,10 @@ class Fit:
         validate: Callable[[], Evaluation] | None = None,
         realised_snr_db: Callable[[Tensor], dict[str, float]] | None = None,
     ) -> None:
-        self.name, self.model, self.step, self.batches, self.training = name, model, step, batches, training
+        self.name, self.model, self.batches, self.training = name, model, batches, training
         self.epochs, self.lr, self.clip, self.targets = epochs, lr, clip, targets
+        self.ranks = batches.ranks
+        self.step = self.ranks.parallel(model, step)
         self.validate, self.realised_snr_db = validate, realised_snr_db
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(model.parameters(), lr=lr, betas=(training.beta1, 0.999), fused=True)
@@ -71,6 +73,8 @@ class Fit:
         self.steps = batches.count(self.rows)
         self.epoch, self.step_in_epoch, self.seconds = 0, 0, 0.0
         self.records: dict[str, list[Tensor]] = {}  # of the present epoch, an entry each step, on the device
+        self.merged = 0  # of these entries, those that are of the whole batch, not of this process's rows alone
+        self.shares: list[float] = []  # of the batch, in each of the others
         self.history: list[dict[str, float]] = []
         self.kept, self.best = epochs, -1.0
         self.best_weights: dict[str, Tensor] = {}
@@ -112,12 +116,13 @@ class Fit:
             with span("forward", samples):
                 output = self.step(batch)
             with span("backward", samples):
-                output.losses["total"].backward()
+                self.ranks.objective(output.losses["total"], batch).backward()
             with span("optimizer", samples):
                 norm = self._clip()
                 self.optimizer.step()
             for name, value in {**output.losses, "grad_norm": norm, **output.watched}.items():
                 self.records.setdefault(name, []).append(value.detach())
+            self.shares.append(samples / (batch.whole or samples))
             self.step_in_epoch += 1
             self.after_step()
             if self.step_in_epoch < self.steps:
@@ -146,7 +151,7 @@ class Fit:
         if self.realised_snr_db is not None:
             for name, snr in self.realised_snr_db(records["noise_stats"].sum(0)).items():
                 writer.scalar(f"realised_snr_db/{name}", snr, last)
-        self.epoch, self.step_in_epoch, self.records = self.epoch + 1, 0, {}
+        self.epoch, self.step_in_epoch, self.records, self.merged = self.epoch + 1, 0, {}, 0
         note = f"loss {self.history[-1]['total']:.3f}"
         if self.validate is not None:
             result = self.validate()
@@ -155,10 +160,23 @@ class Fit:
             if self.training.select != "last" and result.average["ua"] > self.best:
                 self.best, self.kept = result.average["ua"], self.epoch
                 self.best_weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+        writer.flush()
         return note
+
+    def _merge(self) -> None:
+        """Make what this process recorded of its rows what all recorded of the whole batches: means, and sums."""
+        names = sorted(self.records) if self.shares else []  # in one order everywhere, also after a load
+        new = {name: torch.stack(self.records[name][self.merged :]) for name in names}
+        if self.ranks.size > 1 and new:
+            shares = torch.tensor(self.shares, dtype=torch.float64)
+            weights = [torch.ones_like(shares) if name == "noise_stats" else shares for name in new]
+            for name, column in zip(new, self.ranks.mean(list(new.values()), weights), strict=True):
+                self.records[name][self.merged :] = column.unbind()
+        self.merged, self.shares = self.step_in_epoch, []
 
     def check_finite(self) -> None:
         """Read the present epoch's losses and gradient norms; the first that is not finite ends the run."""
+        self._merge()
         scalars = {name: torch.stack(v).tolist() for name, v in self.records.items() if v[0].dim() == 0}
         names = sorted(scalars, key=lambda name: (name == "grad_norm", name == "total"))  # the cause before its sum
         for step in range(self.step_in_epoch):
@@ -203,14 +221,13 @@ class Fit:
         self.model.load_state_dict(part(tensors, "fit.model."))
         self.best_weights = {name: t.to(device) for name, t in part(tensors, "fit.best.").items()}
         self.records = {name: list(t.to(device).unbind()) for name, t in part(tensors, "fit.records.").items()}
+        self.merged = self.step_in_epoch
         states: dict[int, dict[str, Tensor]] = {}
-        parameters = self.optimizer.param_groups[0]["params"]
+        parameters = list(self.model.parameters())
         for name, t in part(tensors, "fit.optimizer.").items():
             i, _, key = name.partition(".")
-            p = parameters[
-                int(i)
-            ]  # a fused optimizer takes it for granted that moments lie in memory as their weights do
-            states.setdefault(int(i), {})[key] = torch.empty_like(p).copy_(t) if t.shape == p.shape else t
+            p = parameters[int(i)]  # whose strides its moments need: fused optimizers go by place in memory
+            states.setdefault(int(i), {})[key] = torch.empty_like(p, requires_grad=False).copy_(t) if t.dim() else t
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from torch import Tensor
 from .evaluation import Evaluation
 
 ACTIVE = 0.01  # nats; a latent dimension below it says next to nothing
+
+_other_threads_failed = threading.excepthook
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands its error, of a full disk say, to the next entry; a traceback would say it twice."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        _other_threads_failed(args)
 
 
 class Log:
@@ -36,6 +45,7 @@ class Writer:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
+            threading.excepthook = _thread_failed
             self.writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def __enter__(self) -> Writer:
@@ -56,6 +66,11 @@ class Writer:
         """One entry."""
         if self.writer is not None:
             self.writer.add_scalar(tag, value, step)
+
+    def flush(self) -> None:
+        """All entries so far to the file, before a state is saved that counts on them."""
+        if self.writer is not None:
+            self.writer.flush()
 
     def latent(self, kl: Tensor, step: int) -> None:
         """KL of each latent dimension, and how many are active: a collapsed posterior shows."""

@@ -20,7 +20,7 @@ FLOAT = 4  # bytes
 CGROUP = Path("/sys/fs/cgroup")  # a container's own limits
 
 
-COPIES = 3  # of a data set while it is loaded: as read, as ragged float32, standardised
+COPIES = 3  # of a data set while it is loaded: as read, as float32, as ragged; a packed store is only mapped
 
 
 def check_synthetic(size: int) -> None:

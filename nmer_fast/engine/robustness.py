@@ -15,7 +15,8 @@ from rich.table import Table
 
 from ..config import NoiseConfig
 from ..errors import UserError
-from .checkpoint import write_atomically, write_json
+from ..files import write_atomically
+from .checkpoint import write_json
 from .evaluation import METRICS, Evaluation
 
 COLUMNS = 9  # conditions that fit beside each other; three modalities have eight, and their average

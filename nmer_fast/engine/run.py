@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..config import Config, DataConfig, NoiseConfig, from_dict
-from ..data import FeatureSet, Standardiser, load_npz, synthetic
+from ..data import FeatureSet, Standardiser, load_npz, read_store, synthetic
 from ..data.synthetic import DEFAULT_SIZE
 from ..errors import UserError
 from ..models import System, make_system
@@ -31,6 +31,8 @@ def load_data(config: DataConfig) -> FeatureSet:
         size = config.size or DEFAULT_SIZE
         check_synthetic(size)
         return synthetic(size, config.difficulty)
+    if Path(config.source).suffix == ".safetensors":
+        return read_store(config.source, config.fold)
     check_file(Path(config.source))
     return load_npz(config.source, config.fold)
 

@@ -20,9 +20,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(*, quiet: bool = False) -> Iterator[StopRequest]:
     """Inside, the first Ctrl-C or SIGTERM is a request; a second Ctrl-C interrupts at once, as ever.
 
+    It is said on stderr, unless `quiet`, where another process says it.
     Outside the main thread, where Python allows no handlers, signals do what they did.
     """
     request = StopRequest()
@@ -33,7 +34,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not request:  # past Python's buffers, which the signal may have interrupted
+        if not request and not quiet:  # past Python's buffers, which the signal may have interrupted
             os.write(2, b"stopping after this step; Ctrl-C again stops at once and loses it\n")
         request.signal = number
 

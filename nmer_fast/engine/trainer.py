@@ -20,6 +20,7 @@ from ..noise import NoiseScheduler
 from ..profiling import span, trace
 from .batches import Batches, add_noise
 from .console import Report
+from .distributed import Ranks
 from .evaluation import evaluate
 from .fit import Fit, part
 from .log import Log
@@ -57,6 +58,7 @@ def train(
     state: Mapping[str, Any] | None = None,
     saved: Saved | None = None,
     torch_profile: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Train the config's system on a standardised set.
 
@@ -72,6 +74,7 @@ def train(
         state: JSON that is saved with the state.
         saved: a state to go on from, to the bits that an uninterrupted run gives.
         torch_profile: a folder for a trace of three of the system's steps.
+        ranks: which of several processes this is; only the first has the epoch's weights that are kept.
 
     Raises:
         UserError: a loss is no longer finite, or the config does not fit the data.
@@ -80,13 +83,19 @@ def train(
     training = config.training
     torch.manual_seed(training.seed)
     classes = len(data.class_names)
-    batches = Batches(data, device, training.batch_size, padding=config.noise.padding)
-    saver = Saver(folder, StopRequest() if request is None else request, state or {}, device)
+    ranks = ranks or Ranks()
+    batches = Batches(
+        data, device, training.batch_size, padding=config.noise.padding, buckets=training.buckets, ranks=ranks
+    )
+    saver = Saver(folder, StopRequest() if request is None else request, state or {}, device, ranks)
+    if saved and saved[1].get("ranks", 1) != ranks.size:
+        report.line(f"resume: {ranks.size} processes now, {saved[1].get('ranks', 1)} before: bits may differ")
     name, seconds, targets = config.model.system, {}, None
     kind = system_class(name)
     past_teacher = saved is not None and saved[1]["fit"]["name"] == name
 
     teacher = kind.teacher(data.dims, classes, config.model, training.teacher_lambda_cmd)
+    ranks.seed_generators(training.seed)
     if teacher is not None:
         fit = teacher_fit(teacher.to(device), batches, config)
         if saved and past_teacher:
@@ -113,7 +122,7 @@ def train(
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
     fit = Fit(
         name, model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
-        targets=targets, validate=_validator(model, batches, scheduler, config),
+        targets=targets, validate=_validator(model, batches, scheduler, config) if ranks.first else None,
         realised_snr_db=None if kind.complete else scheduler.realised_snr_db,
     )  # fmt: skip
     if saved and past_teacher:
@@ -121,7 +130,7 @@ def train(
         saver.restore_generators(saved[0])
     else:
         saver.save(fit)
-    with trace(torch_profile) as fit.after_step:
+    with trace(torch_profile if ranks.first else None) as fit.after_step:
         fit.run(report, log, saver)
     seconds["train"] = fit.seconds
     return Trained(model, fit.kept, fit.history, seconds, fit.epochs * fit.steps)
@@ -151,7 +160,8 @@ def noisy_step(
             with span("noise", len(batch.labels)):
                 noised = add_noise(scheduler, batch, batch.rng)
             noisy = scheduler.noisy_of_condition[noised.condition]
-            output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features))
+            # without `whole`, an int that a compiled step would be compiled for
+            output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features, whole=None))
         assert noised.stats is not None
         return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
 
@@ -219,6 +229,7 @@ def _warm_up(
 def teacher_fit(teacher: Teaching, batches: Batches, config: Config) -> Fit:
     """The teacher's training, on complete data."""
     training = config.training
+    teacher.whole_batch = batches.ranks.whole_batch
     return Fit(
         "teacher", teacher, complete_step(teacher, config, batches.device), batches, training,
         epochs=training.teacher_epochs, lr=training.teacher_lr, clip=training.teacher_clip,

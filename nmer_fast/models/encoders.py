@@ -44,15 +44,15 @@ class TextCNN(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         convolutions = [nn.Conv1d(dim, HIDDEN, kernel) for kernel in self.KERNELS]  # for their initialisation
-        # [128, D, kernel] each, stored as the op reads them, [128, kernel, D]: nothing is transposed in a step.
-        self.weights = nn.ParameterList(c.weight.detach().mT.contiguous().mT for c in convolutions)
+        # [128, kernel, D] each, as the op reads them: nothing is transposed in a step.
+        self.weights = nn.ParameterList(c.weight.detach().mT.contiguous() for c in convolutions)
         self.biases = nn.ParameterList(c.bias for c in convolutions if c.bias is not None)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(len(self.KERNELS) * HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Encode a padded batch [B, T, D] -> [B, 128]."""
-        return self.head(ops.conv_max_pool(x, lengths, [*self.weights], [*self.biases]), lengths)
+        return self.head(ops.conv_max_pool(x, lengths, [w.mT for w in self.weights], [*self.biases]), lengths)
 
     def head(self, pooled: Tensor, lengths: Tensor) -> Tensor:
         """What follows the pooling: [B, 384] -> [B, 128]."""
@@ -63,7 +63,7 @@ class TextCNN(nn.Module):
 def encode_twice(a: nn.Module, b: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Both encoders of a modality, of one kind: what they read is read once."""
     if isinstance(a, TextCNN) and isinstance(b, TextCNN):
-        weights = [torch.stack((w.mT, v.mT)).mT for w, v in zip(a.weights, b.weights, strict=True)]
+        weights = [torch.stack(pair).mT for pair in zip(a.weights, b.weights, strict=True)]
         biases = [torch.stack(pair) for pair in zip(a.biases, b.biases, strict=True)]
         first, second = ops.conv_max_pool(x, lengths, weights, biases).unbind(1)
         return a.head(first, lengths), b.head(second, lengths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ class Batch:
         targets: the teacher's, in training.
         rng: int64 [2] = (seed, draw), of the latent's noise in training.
         real_lengths: where `lengths` count padding as steps, those that do not.
+        whole: samples of the training batch of which these are one process's; None where nobody asked.
         noisy: bool [B, M], the modalities that training has put noise on; None where nothing was noised.
         clean: by modality, [B, T, D], the features before the noise, in training under noise.
     """
@@ -47,6 +48,7 @@ class Batch:
     targets: Targets | None = None
     rng: Tensor | None = None
     real_lengths: dict[str, Tensor] | None = None
+    whole: int | None = None
     noisy: Tensor | None = None
     clean: dict[str, Tensor] | None = None
 
@@ -121,10 +123,15 @@ class Separable(System):
 
 
 class Teaching(System):
-    """A system, trained on complete data, whose features are another's targets."""
+    """A system, trained on complete data, whose features are another's targets.
+
+    Attributes:
+        whole_batch: from rows of a batch to all of its rows, where several processes share them; set by the trainer.
+    """
 
     complete = True
     encoders: nn.Module
+    whole_batch: Callable[[Tensor, Batch], Tensor]
 
     def targets(self, batch: Batch) -> Targets:
         """Constants of complete samples (call in eval mode)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 
 import torch
@@ -33,6 +33,9 @@ class Teacher(Teaching):
         config: of the system that it teaches, whose encoders and classifier it has.
         lambda_cmd: weight of the moments' distance. Its norms never let go: at 1 they flatten H to a spread of 0.03,
             and NMER, whose decoder reads H' beside a latent of spread 1, learns no class (docs/results.md).
+
+    Attributes:
+        whole_batch: from rows of a batch to all of its rows, where several processes share them: moments are no sums.
     """
 
     encoders: Encoders
@@ -40,6 +43,7 @@ class Teacher(Teaching):
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> None:
         super().__init__(dims, classes, config)
         self.lambda_cmd = lambda_cmd
+        self.whole_batch: Callable[[Tensor, Batch], Tensor] = lambda x, batch: x
         self.encoders = Encoders(dims, config.dropout, config.shared)
         self.classifier = Classifier(2 * HIDDEN * len(dims), classes, config)
 
@@ -51,7 +55,7 @@ class Teacher(Teaching):
         """Logits and losses on complete data; losses are in float32, under autocast too."""
         encoded = self.encoders(batch.features, batch.lengths)
         logits, encoded = self.classifier(encoded.flatten(1)).float(), encoded.float()
-        invariant = encoded[:, :, 1].unbind(1)
+        invariant = self.whole_batch(encoded[:, :, 1], batch).unbind(1)
         distances = [central_moment_discrepancy(x, y) for x, y in combinations(invariant, 2)]
         losses = {
             "cls": F.cross_entropy(logits, batch.labels),

@@ -7,6 +7,7 @@ from . import _cuda, convolution, lstm
 from ._args import rng_tensor
 from ._library import load_compiled
 from .convolution import conv_max_pool
+from .gather import gather_padded
 from .lstm import lstm_max_pool
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
 from .philox import noise_counter, philox
@@ -18,6 +19,7 @@ __all__ = [
     "add_noise_multimodal",
     "compiled",
     "conv_max_pool",
+    "gather_padded",
     "lstm_max_pool",
     "mix_noise",
     "noise",

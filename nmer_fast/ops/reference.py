@@ -352,3 +352,23 @@ def conv_max_pool_backward(
         return x.new_empty(0), grad_taps
     valid = valid_mask(torch.Size((batch, steps, dims)), lengths, x.device)
     return torch.where(valid, grad_x[:, :steps], 0.0).contiguous(), grad_taps
+
+
+def gather_padded(
+    values: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    steps: int,
+    mean: Tensor | None,
+    std: Tensor | None,
+    clip: float,
+) -> Tensor:
+    """[B, steps, D]: values[offsets[r] : offsets[r + 1]] for each r of rows, standardised if asked to, then zeros."""
+    starts, step = offsets[rows], torch.arange(steps, device=values.device)
+    valid = step < (offsets[rows + 1] - starts)[:, None]
+    if values.shape[0] == 0:
+        return values.new_zeros(len(rows), steps, values.shape[1])
+    x = values[torch.where(valid, starts[:, None] + step, 0)]
+    if mean is not None and std is not None:
+        x = ((x - mean) / std).clamp_(-clip, clip)
+    return x.masked_fill_(~valid[..., None], 0)

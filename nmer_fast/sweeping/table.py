@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..engine.checkpoint import write_atomically, write_json
+from ..engine.checkpoint import write_json
 from ..engine.evaluation import METRICS
+from ..files import write_atomically
 from ..models.registry import system_class
 from .work import Failure, read_evaluations, read_json, read_results
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import evaluate, train
 from ..config import NoiseConfig
-from ..engine.checkpoint import RESUME, load_checkpoint, write_json
+from ..engine.checkpoint import RESUME, load_newest, write_json
 from ..errors import Stopped, UserError
 from .grid import Job
 
@@ -38,7 +38,7 @@ def attempt(job: Job) -> Failure | None:
         Stopped: by Ctrl-C or SIGTERM; the run's state is saved if it has one.
     """
     try:
-        with locked(job.folder.parent / f".{job.name}.lock", wait=True):
+        with alone(job.folder.parent / f".{job.name}.lock"):
             _do(job)
     except Stopped:
         raise
@@ -51,6 +51,7 @@ def attempt(job: Job) -> Failure | None:
 
 def _do(job: Job) -> None:
     if read_results(job.folder) is None:
+        (job.folder / RESULTS).unlink(missing_ok=True)  # damaged, if there
         if _state_is_whole(job.folder):
             train.run(train.Options(resume=job.folder, device=job.options.device), quiet=True)
         else:
@@ -89,7 +90,7 @@ def read_json(path: Path) -> Any:
 
 def _state_is_whole(folder: Path) -> bool:
     try:
-        load_checkpoint(folder, RESUME)
+        load_newest(folder, RESUME, lambda text: None)
     except UserError:
         return False
     return True
@@ -118,15 +119,8 @@ def _evaluate(job: Job, noises: Sequence[NoiseConfig]) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Inside, nobody else holds the lock of this file; a process that dies lets go of it.
-
-    Raises:
-        UserError: somebody does, and `wait` is false.
-    """
+def alone(path: Path) -> Iterator[None]:
+    """Inside, nobody else holds this file's lock; a process that is lost to Ray but not yet dead is waited for."""
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"out: expected a folder that no other sweep is at work in, got {path.parent}") from None
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmer_fast.data import FeatureSet, Ragged, Standardiser
+from nmer_fast.data import FeatureSet, Ragged, Standardiser, standardise
 from nmer_fast.errors import UserError
 
 
@@ -92,6 +92,22 @@ def test_standardiser_sees_the_train_split_alone():
         np.testing.assert_allclose(fitted.mean[name], values.mean(0), atol=1e-6)
         np.testing.assert_allclose(fitted.std[name], values.std(0), rtol=1e-5)
         assert fitted.variances[name] == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30, 10**6])
+def test_measured_in_parts_it_is_the_same(chunk, monkeypatch):
+    """Columns that drift, so that the parts' means differ; against NumPy on all at once."""
+    monkeypatch.setattr(standardise, "CHUNK", chunk)
+    values = torch.randn(100, 3) + torch.arange(100)[:, None] * torch.tensor([1.0, -0.1, 10.0])
+    data = dataset(
+        8, modalities={"a": Ragged.from_lengths(values, torch.tensor([50, 20, 0, 30, 0, 0, 0, 0]))},
+        splits={"train": torch.arange(3), "test": torch.tensor([3])},
+    )  # fmt: skip
+    fitted, train = Standardiser.fit(data), values[:70].double().numpy()
+    np.testing.assert_allclose(fitted.mean["a"], train.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(fitted.std["a"], train.std(0), rtol=1e-6)
+    scaled = ((values[:70] - fitted.mean["a"]) / fitted.std["a"]).clamp(-10, 10)
+    assert fitted.variances["a"] == pytest.approx(scaled.double().numpy().var(), rel=1e-12)
 
 
 def test_constant_columns_stay_zero_and_outliers_are_clipped():

@@ -10,13 +10,14 @@ from torch._dynamo.utils import counters
 from nmer_fast.config import Config, NMERConfig, TrainingConfig
 from nmer_fast.data import FeatureSet, Ragged, Standardiser, synthetic
 from nmer_fast.engine.batches import Batches, add_noise
-from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from nmer_fast.engine.console import Report
 from nmer_fast.engine.evaluation import DRAW, evaluate, score
 from nmer_fast.engine.fit import lr_factor
 from nmer_fast.engine.log import Log
 from nmer_fast.engine.trainer import teacher_fit, teacher_targets, train
 from nmer_fast.errors import UserError
+from nmer_fast.files import write_atomically
 from nmer_fast.models import NMER, Batch, Teacher
 from nmer_fast.noise import NoiseScheduler
 

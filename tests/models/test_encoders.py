@@ -14,7 +14,7 @@ def plain_text_cnn(cnn, x):
     x = F.pad(x, (0, 0, 0, max(5 - len(x), 0)))
     pooled = []
     for kernel, weight, bias in zip((3, 4, 5), cnn.weights, cnn.biases, strict=True):
-        pooled.append(F.conv1d(x[: max(len(x), kernel)].t(), weight, bias).relu().amax(1))
+        pooled.append(F.conv1d(x[: max(len(x), kernel)].t(), weight.mT, bias).relu().amax(1))
     return cnn.linear(torch.cat(pooled)).relu()
 
 
@@ -35,7 +35,7 @@ def test_text_cnn_zero_pads_short_samples(steps, length):
     pooled = []
     for kernel, weight, bias in zip((3, 4, 5), cnn.weights, cnn.biases, strict=True):
         whole = padded[0, : max(length, kernel)].t()
-        pooled.append(F.conv1d(whole, weight, bias).relu().amax(1))
+        pooled.append(F.conv1d(whole, weight.mT, bias).relu().amax(1))
     expected = cnn.linear(torch.cat(pooled)).relu()
     torch.testing.assert_close(cnn(x, torch.tensor([length]))[0], expected)
 

@@ -1,0 +1,68 @@
+"""ops.gather_padded: samples of one flat array into a padded batch, in one pass at the speed of memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._args import check_same, describe
+from ._library import define
+
+_gather_padded = define(
+    "gather_padded(Tensor values, Tensor offsets, Tensor rows, SymInt steps, Tensor? mean, Tensor? std, "
+    "float clip) -> Tensor",
+    reference.gather_padded,
+    lambda values, offsets, rows, steps, mean, std, clip: values.new_empty(rows.shape[0], steps, values.shape[1]),
+)
+
+
+def gather_padded(
+    values: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    steps: int,
+    *,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    clip: float = math.inf,
+) -> Tensor:
+    """A padded batch of sequences that lie end to end.
+
+    Args:
+        values: [sum of lengths, D], any dtype; sequence i is values[offsets[i] : offsets[i + 1]].
+        offsets: int64 [N + 1].
+        rows: int64 [B], which sequences; 0 to N - 1.
+        steps: T; of a longer sequence the first T.
+        mean: float32 [D], with std: values, float32 then, become (values - mean) / std, within +-clip.
+        std: float32 [D].
+        clip: in standard deviations.
+
+    Returns:
+        [B, T, D], 0 beyond each length, to the same bits as standardising all values first. Not differentiable.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+        RuntimeError: on the CPU, a row or an offset out of range.
+    """
+    if not isinstance(values, Tensor) or values.dim() != 2:
+        raise ValueError(f"values: expected a tensor [sum of lengths, D], got {describe(values)}")
+    if values.requires_grad:
+        raise ValueError("values: expected no gradient: they are data, got a tensor that has one")
+    for name, t in (("offsets", offsets), ("rows", rows)):
+        if not isinstance(t, Tensor) or t.dtype != torch.int64 or t.dim() != 1 or t.device != values.device:
+            raise ValueError(f"{name}: expected int64 of one dim on {values.device}, got {describe(t)}")
+    if len(offsets) == 0:
+        raise ValueError("offsets: expected one more than there are sequences, got none")
+    if steps < 0:
+        raise ValueError(f"steps: expected 0 or more, got {steps}")
+    if (mean is None) != (std is None):
+        raise ValueError("mean, std: expected both or neither, got one")
+    if mean is not None and std is not None:
+        if values.dtype != torch.float32:
+            raise ValueError(f"values: expected float32 beside mean and std, got {describe(values)}")
+        for name, t in (("mean", mean), ("std", std)):
+            check_same(name, t, "a column of values", values.new_empty(values.shape[1]))
+    return _gather_padded(values, offsets, rows, steps, mean, std, clip)

@@ -1,0 +1,196 @@
+"""Training in several processes under torchrun is training in one: noise, losses, gradients; stops and resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from nmer_fast.config import PRESETS, Config, NMERConfig
+from nmer_fast.engine.batches import Batches, add_noise
+from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest
+from nmer_fast.engine.distributed import Ranks
+from nmer_fast.engine.trainer import train
+from nmer_fast.errors import UserError
+
+from .ranks import Said
+from .test_engine import CPU, config, dataset, scalars, scheduler
+
+ROOT = Path(__file__).resolve().parents[2]
+STILL = [f"model.{name}=0" for name in ("dropout", "transformer_dropout", "classifier_dropout")]
+
+
+def torchrun(processes, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def ended(process):
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return stdout, stderr
+
+
+# ---------------------------------------------------------------- one process at a time
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["gaussian", "impulse"])
+def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
+    """Bit for bit, with its condition; and every row is some process's, in order."""
+    data, noise = dataset(), scheduler(kind=kind)
+    whole = list(Batches(data, CPU, 11).shuffled(data.splits["train"], 3, 7))
+    parts = [
+        list(Batches(data, CPU, 11, ranks=Ranks(r, size)).shuffled(data.splits["train"], 3, 7)) for r in range(size)
+    ]
+    for batch, *own in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([part.sample_ids for part in own]), batch.sample_ids)
+        assert {part.whole for part in own} == {len(batch.labels)}
+        expected = add_noise(noise, batch, batch.rng)
+        noised = [add_noise(noise, part, part.rng) for part in own]
+        assert torch.equal(torch.cat([each.condition for each in noised]), expected.condition)
+        for name, x in expected.features.items():
+            first = 0
+            for part, each in zip(own, noised, strict=True):
+                for i in range(len(part.labels)):
+                    steps = int(part.lengths[name][i])
+                    assert torch.equal(each.features[name][i, :steps], x[first + i, :steps])
+                first += len(part.labels)
+        stats = torch.stack([each.stats for each in noised]).sum(0)
+        torch.testing.assert_close(stats, expected.stats, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "rows", "match"),
+    [
+        (PRESETS["released"], 100, r"^model.tokens: expected one or modality in 2 processes, got batch$"),
+        (
+            Config(model=NMERConfig(classifier_batch_norm=True)),
+            100,
+            r"^model.classifier_batch_norm: expected False in 2",
+        ),
+        (Config(model=NMERConfig(kl="sum")), 100, r"^model.kl: expected mean in 2 processes, got sum$"),
+        (
+            Config(),
+            1,
+            r"^training.batch_size: expected batches of 2 samples or more, one for each process, got one of 1$",
+        ),
+    ],
+)
+def test_what_is_no_sum_over_samples_is_refused(cfg, rows, match):
+    with pytest.raises(UserError, match=match):
+        Ranks(1, 2).check(cfg, rows)
+    Ranks().check(cfg, rows)
+
+
+# ---------------------------------------------------------------- torchrun
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_gradients_stops_and_bits(processes, tmp_path):
+    """What tests/engine/ranks.py asserts in each process; then one process goes on from their state, and says so."""
+    arguments = [ROOT / "tests" / "engine" / "ranks.py", tmp_path, *(["compiled"] if processes == 3 else [])]
+    _, stderr = ended(torchrun(processes, *arguments))
+    assert "Warning" not in stderr
+    assert json.loads((tmp_path / "done.json").read_text()) == {"ranks": processes}
+    saved, said = load_checkpoint(tmp_path, RESUME), Said()
+    cfg = config(epochs=3, batch_size=10, clip=1.0)
+    trained = train(dataset(val=True), scheduler(), cfg, CPU, said, folder=tmp_path, saved=saved)
+    assert said.lines == [f"resume: 1 processes now, {processes} before: bits may differ"]
+    assert len(trained.losses) == 3
+    assert trained.losses[0] == saved[1]["fit"]["history"][0]
+
+
+ARGUMENTS = [
+    "-m",
+    "nmer_fast.train",
+    "--size",
+    "60",
+    "--set",
+    "model.layers=1",
+    "--set",
+    "training.batch_size=9",
+    "--log-every",
+    "1",
+]
+
+
+def test_the_loss_curve_is_one_processs(tmp_path):
+    """Every step of an epoch of teacher and NMER within 1e-5, in batches of 9: 5 and 4. One process writes."""
+    arguments = [*ARGUMENTS, "--epochs", "1", "--set", "training.teacher_epochs=1"]
+    for setting in STILL:
+        arguments += ["--set", setting]
+    two, one = tmp_path / "two", tmp_path / "one"
+    stdout, stderr = ended(torchrun(2, *arguments, "--out", two))
+    assert stderr == ""
+    assert stdout.count("synthetic: 36 train, 24 test") == stdout.count("written: ") == 1
+    ended(torchrun(1, *arguments, "--out", one))
+    for name in ("teacher", "nmer"):
+        ours, theirs = scalars(two / "tensorboard" / name), scalars(one / "tensorboard" / name)
+        assert ours.keys() == theirs.keys()
+        assert len(ours["loss/total"]) == 4
+        for tag in ours.keys() - {"samples_per_second"}:
+            steps, values = zip(*ours[tag], strict=True)
+            assert steps == tuple(step for step, _ in theirs[tag])
+            assert values == pytest.approx([value for _, value in theirs[tag]], rel=1e-5, abs=1e-7), (name, tag)
+    weights = [load_checkpoint(folder)[0] for folder in (two, one)]
+    for name, t in weights[0].items():
+        torch.testing.assert_close(t, weights[1][name], rtol=0, atol=5e-5)  # four steps of Adam at 1e-4
+
+
+def test_sigterm_stops_all_after_the_same_step(tmp_path):
+    """It is said once, and --resume under torchrun goes on from there."""
+    arguments = [*ARGUMENTS, "--epochs", "12", "--set", "training.teacher_epochs=1"]
+    folder = tmp_path / "run"
+    process = torchrun(2, *arguments, "--out", folder)
+    for line in process.stdout:
+        if "nmer 2/12" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert stderr.count("stopping after this step") == 1
+    how = f"go on with: torchrun --nproc-per-node 2 -m nmer_fast.train --resume {folder}"
+    assert stderr.count(f"stopped; {how}") == 1
+    assert not (folder / "results.json").exists()
+    state = load_checkpoint(folder, RESUME)[1]
+    stopped = state["fit"]
+    assert (state["ranks"], stopped["name"]) == (2, "nmer")
+    assert 2 <= stopped["epoch"] < 12
+    ended(torchrun(2, "-m", "nmer_fast.train", "--resume", folder, "--log-every", "1"))
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["losses"]) == 12
+    assert results["losses"][: len(stopped["history"])] == stopped["history"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path):
+    """What was saved is whole."""
+    folder = tmp_path / "run"
+    process = torchrun(2, *ARGUMENTS, "--epochs", "300", "--set", "training.teacher_epochs=1", "--out", folder)
+    for line in process.stdout:
+        if line.startswith("nmer "):
+            break
+    (second,) = (child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
+    second.kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    how = f"go on with: torchrun --nproc-per-node 2 -m nmer_fast.train --resume {folder}"
+    assert stderr.count(f"error: torchrun: another process ended; what was saved is whole, {how}") == 1
+    assert "[rank0]" not in stderr
+    assert load_newest(folder, RESUME, pytest.fail)[1]["fit"]["name"] == "nmer"
+
+
+def test_a_folder_that_holds_a_run_is_one_line_and_nobody_waits(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    process = torchrun(2, *ARGUMENTS, "--out", tmp_path)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert stderr.count("error: out: expected a new folder") == 1
