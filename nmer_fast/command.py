@@ -94,7 +94,7 @@ def how_to_go_on(folder: Path) -> str:
 
 def say_stopped(stop: Stopped) -> int:
     """How to go on, and the exit status."""
-    how = "nothing is saved" if stop.folder is None else how_to_go_on(stop.folder)
+    how = stop.how or ("nothing is saved" if stop.folder is None else how_to_go_on(stop.folder))
     say(f"stopped; {how}")
     return 0 if stop.signal == signal.SIGTERM else 130
 

@@ -13,8 +13,9 @@ class Stopped(Exception):  # noqa: N818 (no error)
     Attributes:
         folder: of a run whose saved state goes on from there; None where nothing is saved.
         signal: that asked.
+        how: to go on, where that is not by resuming the run in `folder`.
     """
 
-    def __init__(self, folder: Path | None, signal: int) -> None:
+    def __init__(self, folder: Path | None, signal: int, how: str | None = None) -> None:
         super().__init__(folder)
-        self.folder, self.signal = folder, signal
+        self.folder, self.signal, self.how = folder, signal, how

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,7 +134,21 @@ def versions() -> dict[str, str]:
     """What a result depends on besides its configuration."""
     return {
         "nmer_fast": version("nmer_fast"),
+        "revision": revision(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+@cache
+def revision() -> str:
+    """The checkout that this code is from, as git describes it, else the package's version."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "--no-optional-locks", "-C", str(root), "describe", "--always", "--dirty"]
+    if (root / ".git").exists():
+        with suppress(OSError):
+            described = subprocess.run(command, capture_output=True, text=True)
+            if described.returncode == 0:
+                return described.stdout.strip()
+    return version("nmer_fast")

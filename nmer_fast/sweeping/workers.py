@@ -1,0 +1,100 @@
+"""Where runs are done: in this process, one after the other, or as Ray tasks. `submit` runs, then `next` outcomes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import UserError
+from .grid import Job
+from .work import Failure, attempt
+
+DEATHS = 3
+"""How often a run is begun again whose worker process died."""
+Outcome = tuple[Job, Failure | None]
+
+
+class Workers(Protocol):
+    """Do jobs in any order."""
+
+    def submit(self, job: Job) -> None:
+        """Add a run to what is to be done."""
+
+    def next(self) -> Outcome:
+        """Wait for a run to end, well or not."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class InProcess:
+    """One after the other, here."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Add to the end of the queue."""
+        self.queue.append(job)
+
+    def next(self) -> Outcome:
+        """Do the first of the queue."""
+        job = self.queue.popleft()
+        return job, attempt(job)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class OnRay:
+    """Tasks of a Ray cluster, whose nodes all see the runs' folder and the data under the same path.
+
+    Args:
+        address: of the cluster; by default one on this machine, of its own.
+        cpus: of each run, which are its threads, too.
+    """
+
+    def __init__(self, address: str | None, cpus: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+        import ray
+
+        own = {"address": "local", "include_dashboard": False}
+        try:
+            ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"address: expected that of a Ray cluster, got {address}: {reason}") from None
+        there = ray.cluster_resources().get("CPU", 0)
+        if there < cpus:
+            ray.shutdown()
+            raise UserError(f"cpus-per-run: expected at most the cluster's {there:g}, got {cpus}")
+        self.ray, self.cpus = ray, cpus
+        self.task = ray.remote(num_cpus=cpus, max_retries=DEATHS)(attempt_in_threads)
+        self.jobs: dict[Any, Job] = {}
+
+    def submit(self, job: Job) -> None:
+        """Hand it to the cluster, which begins it when there are CPUs."""
+        self.jobs[self.task.remote(job, self.cpus)] = job
+
+    def next(self) -> Outcome:
+        """Wait for the first to end."""
+        (done,), _ = self.ray.wait(list(self.jobs), num_returns=1)
+        job = self.jobs.pop(done)
+        try:
+            return job, self.ray.get(done)
+        except self.ray.exceptions.RayError as error:  # its worker died too often, or could not begin
+            return job, Failure(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", str(error))
+
+    def close(self) -> None:
+        """Leave the cluster; runs that are under way end, and go on from their saved states another time."""
+        self.ray.shutdown()
+
+
+def attempt_in_threads(job: Job, threads: int) -> Failure | None:
+    """A Ray task: `attempt`, in as many threads as it has CPUs."""
+    torch.set_num_threads(threads)
+    return attempt(job)
