@@ -45,7 +45,6 @@ class Options:
         epochs: of each run; by default 60.
         device: cpu, cuda, or auto.
         ray: do the runs side by side, on a Ray of its own on this machine.
-        address: or else on the Ray cluster at this address.
         cpus_per_run: on Ray; by default 1.
     """
 
@@ -61,7 +60,6 @@ class Options:
     epochs: int | None = None
     device: str = "auto"
     ray: Flag = False
-    address: str | None = None
     cpus_per_run: int | None = None
 
 
@@ -87,8 +85,7 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
         UserError: one line that names what is wrong, before any run begins.
         Stopped: by Ctrl-C or SIGTERM.
     """
-    on_ray = options.ray or options.address is not None
-    check(options, on_ray)
+    check(options)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .engine.checkpoint import locked
     from .engine.console import Report
@@ -120,7 +117,7 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
         summary = Summary([], [job.name for job in jobs if job not in todo], {})
         report.line(f"{len(jobs)} runs, {len(summary.before)} of them finished before; written after each: {results}")
         if todo:
-            workers = OnRay(options.address, options.cpus_per_run or 1) if on_ray else InProcess()
+            workers = OnRay(options.cpus_per_run or 1) if options.ray else InProcess()
             try:
                 do(todo, workers, results, summary, report)
             except (KeyboardInterrupt, Stopped) as stop:
@@ -137,17 +134,15 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
     return summary
 
 
-def check(options: Options, on_ray: bool) -> None:
+def check(options: Options) -> None:
     """Refuse options that contradict each other."""
     if not options.systems:
         raise UserError("systems: expected one or more, got none")
-    if options.ray and options.address is not None:
-        raise UserError(f"ray, address: expected one of the two, got --ray and {options.address}")
-    if options.cpus_per_run is not None and not on_ray:
-        raise UserError(f"cpus-per-run: expected with --ray or --address alone, got {options.cpus_per_run}")
+    if options.cpus_per_run is not None and not options.ray:
+        raise UserError(f"cpus-per-run: expected with --ray alone, got {options.cpus_per_run}")
     if options.cpus_per_run is not None and options.cpus_per_run < 1:
         raise UserError(f"cpus-per-run: expected 1 or more, got {options.cpus_per_run}")
-    if on_ray and find_spec("ray") is None:
+    if options.ray and find_spec("ray") is None:
         raise UserError("ray: expected Ray, which is not installed: pip install 'nmer_fast[sweep]'")
 
 

@@ -51,33 +51,27 @@ class InProcess:
 
 
 class OnRay:
-    """Tasks of a Ray cluster, whose nodes all see the runs' folder and the data under the same path.
+    """Tasks of a Ray of its own, on this machine.
 
     Args:
-        address: of the cluster; by default one on this machine, of its own.
         cpus: of each run, which are its threads, too.
     """
 
-    def __init__(self, address: str | None, cpus: int) -> None:
+    def __init__(self, cpus: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
         import ray
 
-        own = {"address": "local", "include_dashboard": False}
-        try:
-            ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"address: expected that of a Ray cluster, got {address}: {reason}") from None
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         there = ray.cluster_resources().get("CPU", 0)
         if there < cpus:
             ray.shutdown()
-            raise UserError(f"cpus-per-run: expected at most the cluster's {there:g}, got {cpus}")
+            raise UserError(f"cpus-per-run: expected at most the machine's {there:g}, got {cpus}")
         self.ray, self.cpus = ray, cpus
         self.task = ray.remote(num_cpus=cpus, max_retries=DEATHS)(attempt_in_threads)
         self.jobs: dict[Any, Job] = {}
 
     def submit(self, job: Job) -> None:
-        """Hand it to the cluster, which begins it when there are CPUs."""
+        """Hand it to Ray, which begins it when there are CPUs."""
         self.jobs[self.task.remote(job, self.cpus)] = job
 
     def next(self) -> Outcome:
@@ -90,7 +84,7 @@ class OnRay:
             return job, Failure(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", str(error))
 
     def close(self) -> None:
-        """Leave the cluster; runs that are under way end, and go on from their saved states another time."""
+        """End Ray; runs that are under way end, and go on from their saved states another time."""
         self.ray.shutdown()
 
 
