@@ -430,8 +430,8 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match="expected a checkpoint, got: No such file"):
         load_checkpoint(path)
-    path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
-    with pytest.raises(UserError, match="expected a checkpoint of version 2, got version 99"):
+    path.write_text(path.read_text().replace('"version": 3', '"version": 99'))
+    with pytest.raises(UserError, match="expected a checkpoint of version 3, got version 99"):
         load_checkpoint(path)
     path.write_text("{")
     with pytest.raises(UserError, match="expected a checkpoint's JSON"):

@@ -227,7 +227,7 @@ def test_resume_refuses_other_data_and_damage(tmp_path):
     path = folder / "resume.json"
     whole = path.read_text()
     for old, new, match in (
-        ('"version": 2', '"version": 1', r"resume.json: expected a checkpoint of version 2, got version 1"),
+        ('"version": 3', '"version": 1', r"resume.json: expected a checkpoint of version 3, got version 1"),
         ('"epochs": 10', '"epochs": 11', r"resume.json: expected the contents that were written, got others"),
         ("{", "[" * 9999, r"resume.json: expected a checkpoint's JSON"),
     ):
