@@ -121,9 +121,8 @@ class Batches:
 
         With buckets, pools of so many shuffled batches are sorted by cost and cut again, and the batches shuffled.
         """
-        counter = torch.tensor(
-            [[epoch, 0, 0, 0]]
-        )  # a generator takes 32 bits: of the contract's, all of seed and epoch
+        # A generator takes 32 bits: the contract's, which all of seed and epoch decide.
+        counter = torch.tensor([[epoch, 0, 0, 0]])
         generator = torch.Generator().manual_seed(int(ops.philox(seed, counter)[0, 0]))
         parts = list(self.split(rows[torch.randperm(len(rows), generator=generator)]))
         if self.buckets == 1:

@@ -15,18 +15,21 @@ HIDDEN = 128
 TEXT = ("l", "text", "lexical", "language")  # modalities read by a TextCNN; all others by an LSTM
 
 
+def lstm_weights(inputs: int, hidden: int) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+    """weight_ih [4H, D], weight_hh [4H, H] and bias [4H], as nn.LSTM begins."""
+    bound, gates = 1 / math.sqrt(hidden), 4 * hidden
+    ih, hh, bias = (
+        torch.empty(shape).uniform_(-bound, bound) for shape in ((gates, inputs), (gates, hidden), (gates,))
+    )
+    return nn.Parameter(ih), nn.Parameter(hh), nn.Parameter(bias)
+
+
 class LSTMEncoder(nn.Module):
     """One-layer LSTM of 128, max-pooled over valid steps: [B, T, D] -> [B, 128]; zeros for an absent sample."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(HIDDEN)  # as nn.LSTM
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-
-        self.weight_ih, self.weight_hh = uniform(4 * HIDDEN, dim), uniform(4 * HIDDEN, HIDDEN)
-        self.bias = uniform(4 * HIDDEN)
+        self.weight_ih, self.weight_hh, self.bias = lstm_weights(dim, HIDDEN)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Encode a padded batch."""

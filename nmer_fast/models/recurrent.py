@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .encoders import lstm_weights
 
 
 @torch.library.custom_op("nmer_fast::lstm_states", mutates_args=())
@@ -79,13 +80,7 @@ class LSTM(nn.Module):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(hidden)  # as nn.LSTM
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-
-        self.weight_ih, self.weight_hh = uniform(4 * hidden, inputs), uniform(4 * hidden, hidden)
-        self.bias = uniform(4 * hidden)
+        self.weight_ih, self.weight_hh, self.bias = lstm_weights(inputs, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """All states, in the weights' dtype under autocast too: the cell sums over all steps."""

@@ -165,6 +165,22 @@ def lengths_tensor(value: Tensor | None, x: Tensor) -> Tensor | None:
     return rows_tensor("lengths", value, (x.shape[0],), x.device)
 
 
+def check_sequences(x: Any) -> None:
+    """A floating tensor [B, T, D]."""
+    check_floating("x", x)
+    if x.dim() != 3:
+        raise ValueError(f"x: expected [B, T, D], got {describe(x)}")
+
+
+def steps_tensor(value: Tensor | None, x: Tensor) -> Tensor:
+    """Valid steps [B] of x, which must be given."""
+    if value is None:
+        raise ValueError(f"lengths: expected an integer tensor of shape [{x.shape[0]}], got None")
+    valid = rows_tensor("lengths", value, (x.shape[0],), x.device)
+    assert valid is not None
+    return valid
+
+
 def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Under compile, views in place of repeats: Dynamo refuses an autograd.Function that gets one tensor twice."""
     if not torch.compiler.is_compiling():

@@ -18,6 +18,12 @@ def inside_transform() -> bool:
 inside_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def refuse_compiled_transform(name: str) -> None:
+    """For an op whose derivatives a torch.func transform inside compiled code would silently lose."""
+    if torch.compiler.is_compiling() and inside_transform():
+        raise NotImplementedError(f"{name}: a torch.func transform inside compiled code would lose its gradient")
+
+
 class Function(torch.autograd.Function):
     """An autograd.Function with forward mode (`tangent`) that Dynamo traces all the same.
 

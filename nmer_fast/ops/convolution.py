@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import autocast_dtype, check_floating, check_same, describe, rows_tensor
-from ._function import inside_transform
+from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
+from ._function import refuse_compiled_transform
 from ._library import LIBRARY, define
 
 LONGEST = 5  # of the C++ library's kernels, kLongestKernel in csrc/kernels.h
@@ -133,9 +133,7 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    check_floating("x", x)
-    if x.dim() != 3:
-        raise ValueError(f"x: expected [B, T, D], got {describe(x)}")
+    check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
         x, weights, biases = x.to(low), [w.to(low) for w in weights], [b.to(low) for b in biases]
@@ -143,18 +141,13 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
         raise ValueError(f"biases: expected one for each of 1 or more weights, got {len(biases)} for {len(weights)}")
     encoders = tuple(weights[0].shape[:-3])
     for weight, bias in zip(weights, biases, strict=True):
-        if weight.dim() not in (3, 4):
-            raise ValueError(f"weights: expected [F, D, k] or [E, F, D, k] for x {describe(x)}, got {describe(weight)}")
         expected = (*encoders, *weight.shape[-3:-2], x.shape[2], *weight.shape[-1:])
-        if tuple(weight.shape) != expected or len(encoders) > 1 or weight.shape[-1] < 1:
+        if weight.dim() not in (3, 4) or tuple(weight.shape) != expected or weight.shape[-1] < 1:
             raise ValueError(f"weights: expected [F, D, k] or [E, F, D, k] for x {describe(x)}, got {describe(weight)}")
         check_same("weights", weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
         check_same("biases", bias, "its weight's filters", weight.new_empty(expected[:-2]))
-    valid = rows_tensor("lengths", lengths, (x.shape[0],), x.device)
-    if valid is None:
-        raise ValueError(f"lengths: expected an integer tensor of shape [{x.shape[0]}], got None")
-    if torch.compiler.is_compiling() and inside_transform():
-        raise NotImplementedError("conv_max_pool: a torch.func transform inside compiled code would lose its gradient")
+    valid = steps_tensor(lengths, x)
+    refuse_compiled_transform("conv_max_pool")
     taps, shifts = [w.mT for w in weights], list(biases)  # [..., F, k, D]
     if encoders:
         return ConvMaxPool.apply(x, valid, *taps, *shifts)[0]

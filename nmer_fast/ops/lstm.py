@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import autocast_dtype, check_floating, check_same, describe, rows_tensor
-from ._function import inside_transform
+from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
+from ._function import refuse_compiled_transform
 from ._library import LIBRARY, define
 
 
@@ -161,9 +161,7 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    check_floating("x", x)
-    if x.dim() != 3:
-        raise ValueError(f"x: expected [B, T, D], got {describe(x)}")
+    check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
         x, weight_ih, weight_hh, bias = (t.to(low) for t in (x, weight_ih, weight_hh, bias))
@@ -174,11 +172,8 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
         if tuple(weight.shape) != expected or len(encoders) > 1:
             raise ValueError(f"{name}: expected {list(expected)} for x {describe(x)}, got {describe(weight)}")
         check_same(name, weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
-    valid = rows_tensor("lengths", lengths, (x.shape[0],), x.device)
-    if valid is None:
-        raise ValueError(f"lengths: expected an integer tensor of shape [{x.shape[0]}], got None")
-    if torch.compiler.is_compiling() and inside_transform():
-        raise NotImplementedError("lstm_max_pool: a torch.func transform inside compiled code would lose its gradient")
+    valid = steps_tensor(lengths, x)
+    refuse_compiled_transform("lstm_max_pool")
     if encoders:
         return LSTMMaxPool.apply(x, valid, weight_ih, weight_hh, bias)[0]
     return LSTMMaxPool.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0][:, 0]
