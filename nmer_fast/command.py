@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from .config import NoiseConfig
+from .config import NoiseConfig, describe_ratio
 from .errors import Stopped, UserError
 
 Options = TypeVar("Options")
@@ -122,7 +122,8 @@ def describe_noise(noise: NoiseConfig) -> str:
         return f"{noise.kind} noise of random T up to {noise.length}"
     if noise.steps is not None:
         return f"{noise.kind} noise of T " + ", ".join(f"{name} {t}" for name, t in dict(noise.steps).items())
-    return f"{noise.kind} noise at {noise.snr_db:g} dB"
+    assert noise.snr_db is not None
+    return f"{noise.kind} noise at {describe_ratio(noise.snr_db)} dB"
 
 
 def make_folder(folder: Path) -> Path:

@@ -6,7 +6,7 @@ Everything is checked when a Config is made, so whoever holds one holds a sensib
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Kind = Literal["gaussian", "impulse", "uniform", "laplace", "missing"]
 Steps = dict[str, Count] | Literal["random"]
+Decibels = Annotated[float, Field(ge=-200, le=200)]
+Ratio = Decibels | tuple[Decibels, Decibels]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -57,7 +59,8 @@ class NoiseConfig:
 
     Attributes:
         kind: of the noise.
-        snr_db: signal-to-noise ratio in dB on every modality; or else
+        snr_db: signal-to-noise ratio in dB, one for all or one for each modality; two numbers are a range, of which
+            each sample draws its own (mixed intensities); or else
         steps: T of each modality, as in the paper; or "random": one for each batch and modality, uniform over the
             schedule (released code).
         p: the share of impulses, for impulse noise.
@@ -70,7 +73,7 @@ class NoiseConfig:
     """
 
     kind: Kind = "gaussian"
-    snr_db: Annotated[float, Field(ge=-200, le=200)] | None = -10.0
+    snr_db: Ratio | dict[str, Ratio] | None = -10.0
     steps: Steps | None = None
     p: Annotated[float, Field(ge=0, le=1)] = 0.3
     snr_convention: Literal["exact", "paper"] = "exact"
@@ -86,6 +89,9 @@ class NoiseConfig:
                 raise ValueError("snr, steps: expected neither with missing modalities, where nothing is left")
         elif (self.snr_db is None) == (self.steps is None):
             raise ValueError(f"snr, steps: expected one of the two, got snr {self.snr_db} and steps {self.steps}")
+        for ratio in self.snr_db.values() if isinstance(self.snr_db, dict) else [self.snr_db]:
+            if isinstance(ratio, tuple) and ratio[0] > ratio[1]:
+                raise ValueError(f"snr: expected a range's lower end first, got {ratio[0]:g} and {ratio[1]:g}")
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start: expected at most beta_end, got {self.beta_start} and {self.beta_end}")
         if self.kind == "impulse" and self.p == 0 and self.snr_db is not None:
@@ -112,7 +118,8 @@ class NMERConfig:
         classifier_batch_norm: BatchNorm between ReLU and dropout.
         shared: the network behind all invariance encoders: "linear", or "two_leaky" layers (released code).
         kl: L_KL is summed over the latent; "mean" or "sum" over the batch.
-        lambda_gen: weight of L_KL + L_MSE.
+        lambda_gen: weight of lambda_kl L_KL + L_MSE.
+        lambda_kl: weight of L_KL beside L_MSE, which is a mean over the joint representation's dimensions.
         lambda_inv: weight of L_inv.
         lambda_cls: weight of the cross-entropy.
     """
@@ -132,6 +139,7 @@ class NMERConfig:
     shared: Literal["linear", "two_leaky"] = "linear"
     kl: Literal["mean", "sum"] = "mean"
     lambda_gen: Weight = 1.0
+    lambda_kl: Weight = 1.0
     lambda_inv: Weight = 10.0
     lambda_cls: Weight = 1.0
 
@@ -224,6 +232,19 @@ PRESETS = {
 }
 
 
+def describe_ratio(ratio: Ratio | Mapping[str, Ratio] | Sequence[float]) -> str:
+    """An SNR in words: "-10", "-40 to 0", "a -10, l -40 to 0"."""
+    if isinstance(ratio, Mapping):
+        return ", ".join(f"{name} {describe_ratio(one)}" for name, one in ratio.items())
+    ends = [ratio] if isinstance(ratio, (int, float)) else ratio
+    return " to ".join(str(end + 0.0).removesuffix(".0") for end in ends)  # + 0.0: no -0
+
+
+def snr_column(ratio: Any) -> float | str | None:
+    """Of a tidy table: a number where one holds for all, else words."""
+    return ratio if ratio is None or isinstance(ratio, (int, float)) else describe_ratio(ratio)
+
+
 def from_dict(content: Mapping[str, Any], where: str = "") -> Config:
     """A Config of nested sections.
 
@@ -293,6 +314,11 @@ def _first_line(error: ValidationError) -> str:
     if first["type"] == "value_error":  # one of this file's own checks, a whole line already
         return str(first["ctx"]["error"])
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("dict[", "literal[")))
+    if first["loc"][:2] == ("noise", "snr_db"):  # of whose three forms pydantic names the first
+        return (
+            "noise.snr_db: expected decibels from -200 to 200, a range [low, high] of them, or either for each "
+            f"modality, got {first['input']!r}"
+        )
     message = first["msg"].replace("Input should be", "expected").replace("greater than or equal to", "at least")
     message = message.replace("less than or equal to", "at most")
     if first["type"] == "unexpected_keyword_argument":

@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from nmer_fast import evaluate, sweep, train
+from nmer_fast.config import NoiseConfig
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
 from nmer_fast.engine.saving import Saver
 from nmer_fast.errors import Stopped, UserError
-from nmer_fast.sweeping.grid import make_jobs
+from nmer_fast.sweeping.grid import make_jobs, name_strength
 
 TINY = ("data.size=40", "training.teacher_epochs=1", "model.layers=1")
 GRID = sweep.Options(
@@ -447,3 +448,11 @@ def test_on_ray_with_a_worker_killed_in_the_middle(undisturbed, tmp_path):
     assert sorted(summary.finished) == sorted(RUNS)
     assert summary.failed == {}
     assert exact(tmp_path) == exact(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "name"),
+    [(-10.0, "-10dB"), (-0.0, "0dB"), (2.5, "2.5dB"), ((-40.0, 0.0), "-40to0dB"), ({"a": (-5.0, 0.0), "l": 3.0}, "a-5to0_l3dB")],
+)  # fmt: skip
+def test_a_folder_is_named_by_its_ratio(ratio, name):
+    assert name_strength(NoiseConfig(snr_db=ratio)) == [name]

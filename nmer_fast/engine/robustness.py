@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..config import NoiseConfig
+from ..config import NoiseConfig, describe_ratio, snr_column
 from ..errors import UserError
 from ..files import write_atomically
 from .checkpoint import write_json
@@ -54,7 +54,7 @@ class Robustness:
                     {
                         "noise": noise.kind,
                         "p": noise.p if noise.kind == "impulse" else None,
-                        "snr_db": noise.snr_db,
+                        "snr_db": snr_column(noise.snr_db),
                         "steps": steps,
                         "clean": condition,
                         **{metric: getattr(scores, metric) for metric in METRICS},
@@ -86,15 +86,15 @@ class Robustness:
             table.add_column(column, justify="left" if column == "noise" else "right", no_wrap=True)
         for point in self.points:
             noise, scores = point.noise, point.evaluation.conditions
-            cells = [_cell(vars(scores[name])) for name in shown] + ([_cell(point.evaluation.average)] * averaged)
-            ratio = noise.steps or noise.snr_db
-            strength = f"{ratio:g}" if isinstance(ratio, float) else "T" if ratio else ""
+            averages = [point.evaluation.average] if averaged else []
+            cells = [_cell(one) for one in (*(vars(scores[name]) for name in shown), *averages)]
+            strength = "T" if noise.steps else "" if noise.snr_db is None else describe_ratio(noise.snr_db)
             table.add_row(noise.kind, strength, *cells)
         table.caption = "each cell: WA % over UA %; a column names what is clean; average: of the incomplete ones"
         if errors := [
             abs(snr - point.noise.snr_db)
             for point in self.points
-            if point.noise.snr_db is not None
+            if isinstance(point.noise.snr_db, float)
             for snr in point.evaluation.snr_db.values()
             if math.isfinite(snr)  # nan where no sample has the modality
         ]:

@@ -114,7 +114,7 @@ class NMER(Separable):
                 "cls": F.cross_entropy(logits, batch.labels),
             }
             losses["total"] = (
-                weights.lambda_gen * (losses["kl"] + losses["mse"] if divergence else losses["mse"])
+                weights.lambda_gen * (weights.lambda_kl * losses["kl"] + losses["mse"] if divergence else losses["mse"])
                 + weights.lambda_inv * losses["inv"]
                 + weights.lambda_cls * losses["cls"]
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.reference import KINDS as GENERATED
-from ..ops.reference import statistics
+from ..ops.reference import noisy_mask, statistics, valid_mask
 from .conditions import Conditions
 from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_power, snr_of_alpha_bar
 
 KINDS = (*GENERATED, "missing")
-STREAM = 242  # of the noise contract: which random step a batch gets
+STEP_STREAM = 242  # of the noise contract: which random step a batch gets
+RATIO_STREAM = 243  # of the noise contract: which SNR of a range a sample gets
 
 Given = Tensor | Callable[[Tensor], Tensor]
+Ratio = float | Sequence[float]
+"""An SNR in dB, or the lowest and the highest of a range."""
 
 
 class Noised(NamedTuple):
@@ -42,7 +45,8 @@ class NoiseScheduler(nn.Module):
     Args:
         variances: each modality's variance, of valid elements of the train split (see `noise.variance`); the order
             of the names is the order of the streams.
-        snr_db: the signal-to-noise ratio in dB, one for all or one for each modality; or else
+        snr_db: the signal-to-noise ratio in dB, one for all or one for each modality. Two numbers are a range (mixed
+            intensities): each sample's modality draws its own, uniform in dB, anew in every draw. Or else
         steps: T for each modality, as in the paper (CMU-MOSEI: a 140, v 60, l 5 give -10 dB); or "random": one for
             each batch and modality, uniform from 1 to the schedule's length, from the contract's generator (as the
             paper's released code does). The batch's first sample id decides, so a batch split changes the noise.
@@ -57,8 +61,10 @@ class NoiseScheduler(nn.Module):
 
     Attributes:
         alpha_bars: float64 [M]; of random steps, [length].
+        odds_db: float64 [M, 2], where a modality has a range: 10 log10(alpha_bar / (1 - alpha_bar)) at the ends of
+            each one's; else None. `alpha_bars` are then those of the middle.
         snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention; nan for
-            random steps.
+            random steps and for a range.
         rng: int64 [2] = (seed, draw), the next call's; moved on by every call that names no draw.
 
     Raises:
@@ -66,6 +72,7 @@ class NoiseScheduler(nn.Module):
     """
 
     alpha_bars: Tensor
+    odds_db: Tensor | None
     noisy_of_condition: Tensor
     rng: Tensor
 
@@ -73,7 +80,7 @@ class NoiseScheduler(nn.Module):
         self,
         variances: Mapping[str, float],
         *,
-        snr_db: float | Mapping[str, float] | None = None,
+        snr_db: Ratio | Mapping[str, Ratio] | None = None,
         steps: Mapping[str, int] | Literal["random"] | None = None,
         kind: str | Given | Mapping[str, Given] = "gaussian",
         p: float = 0.3,
@@ -96,21 +103,29 @@ class NoiseScheduler(nn.Module):
             check_variance(value, f"variance of modality {name}")
         self.variances = dict(variances)
         asked_power, true_power = self._powers(power, snr_convention)
-        alpha_bars = self._alpha_bars(snr_db, steps, schedule or NoiseSchedule(), asked_power)
+        ranges = self._ranges(snr_db)
+        alpha_bars = self._alpha_bars(ranges, steps, schedule or NoiseSchedule(), asked_power)
         self.random_steps = isinstance(steps, str)
         self.snr_db = dict.fromkeys(self.modalities, math.nan)
         if not self.random_steps:
             for name, alpha_bar in zip(self.modalities, alpha_bars, strict=True):
-                self.snr_db[name] = snr_of_alpha_bar(alpha_bar, variances[name], true_power)
+                if name not in ranges or len(set(ranges[name])) == 1:
+                    self.snr_db[name] = snr_of_alpha_bar(alpha_bar, variances[name], true_power)
+        odds_db = None
+        if any(low < high for low, high in ranges.values()) and kind != "missing":
+            ends = torch.tensor([ranges[name] for name in self.modalities], dtype=torch.float64)
+            odds_db = ends + 10 * torch.tensor([[math.log10(asked_power / v)] for v in variances.values()]).double()
+        self.register_buffer("odds_db", odds_db, persistent=False)
         self.register_buffer("alpha_bars", torch.tensor(alpha_bars, dtype=torch.float64), persistent=False)
         self.register_buffer("noisy_of_condition", self.conditions.noisy, persistent=False)
         self.register_buffer("rng", ops.rng_tensor(seed, 0, torch.device("cpu")))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseScheduler:
-        """A model cast to half precision keeps its exact alpha_bars: only their device follows."""
-        exact = self.alpha_bars
+        """A model cast to half precision keeps its exact alpha_bars and odds: only their device follows."""
+        exact, odds_db = self.alpha_bars, self.odds_db
         super()._apply(fn, recurse)
         self.alpha_bars = exact.to(self.alpha_bars.device)
+        self.odds_db = None if odds_db is None else odds_db.to(self.alpha_bars.device)
         return self
 
     def _powers(self, power: float, convention: str) -> tuple[float, float]:
@@ -119,29 +134,45 @@ class NoiseScheduler(nn.Module):
             return noise_power(self.kind, self.p, convention), noise_power(self.kind, self.p)
         return (power if convention == "exact" else 1.0), power
 
+    def _ranges(self, snr_db: Ratio | Mapping[str, Ratio] | None) -> dict[str, tuple[float, float]]:
+        """The lowest and the highest SNR of each modality; empty without any."""
+        if snr_db is None:
+            return {}
+        given = snr_db if isinstance(snr_db, Mapping) else dict.fromkeys(self.modalities, snr_db)
+        self._check_names("snr_db", given)
+        ranges = {}
+        for name in self.modalities:
+            ratio = given[name]
+            ends = (ratio, ratio) if isinstance(ratio, (int, float)) else tuple(ratio)
+            if len(ends) != 2 or not (ends[0] == ends[1] or -math.inf < ends[0] < ends[1] < math.inf):
+                raise ValueError(f"snr_db: expected decibels, or a range's lower and higher end, got {ratio!r}")
+            ranges[name] = ends
+        return ranges
+
+    def _check_names(self, argument: str, given: Mapping[str, Any]) -> None:
+        if set(given) != set(self.modalities):
+            raise ValueError(f"{argument}: expected one each for {', '.join(self.modalities)}, got {dict(given)}")
+
     def _alpha_bars(
         self,
-        snr_db: float | Mapping[str, float] | None,
+        ranges: Mapping[str, tuple[float, float]],
         steps: Mapping[str, int] | str | None,
         schedule: NoiseSchedule,
         power: float,
     ) -> list[float]:
         if self.kind == "missing":  # y = 0 x + 1 * 0: nothing is left, whatever was asked for
             return [0.0] * len(self.modalities)
-        if (snr_db is None) == (steps is None):
-            raise ValueError(f"snr_db, steps: expected one of the two, got snr_db={snr_db} and steps={steps}")
-        for name, given in (("snr_db", snr_db), ("steps", steps)):
-            if isinstance(given, Mapping) and set(given) != set(self.modalities):
-                raise ValueError(f"{name}: expected one each for {', '.join(self.modalities)}, got {dict(given)}")
+        if bool(ranges) == (steps is not None):
+            raise ValueError(f"snr_db, steps: expected one of the two, got {'both' if ranges else 'neither'}")
         if isinstance(steps, str):
             if steps != "random":
                 raise ValueError(f"steps: expected T for each modality or 'random', got {steps!r}")
             return [schedule.alpha_bar(t) for t in range(1, schedule.length + 1)]
         if steps is not None:
+            self._check_names("steps", steps)
             return [schedule.alpha_bar(steps[name]) for name in self.modalities]
-        assert snr_db is not None
-        targets = snr_db if isinstance(snr_db, Mapping) else dict.fromkeys(self.modalities, snr_db)
-        return [alpha_bar_of_snr(targets[name], self.variances[name], power) for name in self.modalities]
+        middles = {name: low if low == high else (low + high) / 2 for name, (low, high) in ranges.items()}
+        return [alpha_bar_of_snr(middles[name], self.variances[name], power) for name in self.modalities]
 
     def forward(
         self,
@@ -183,11 +214,16 @@ class NoiseScheduler(nn.Module):
             index = torch.full((batch,), self.conditions.index(condition), device=device)
         noisy = self.noisy_of_condition[index]
         valid = None if lengths is None else [lengths[name] for name in self.modalities]
-        alpha_bars = self._random_alpha_bars(rng, sample_ids) if self.random_steps else self.alpha_bars
-        ys, stats = self._add(xs, alpha_bars, rng, sample_ids, noisy, valid, return_stats)
-        if stats is not None:
-            kept = alpha_bars[:, None]
-            stats = torch.cat([stats[:, :1], kept * stats[:, :3], (1 - kept) * stats[:, 3:]], dim=1)
+        if self.odds_db is not None:
+            alpha_bars = self._mixed_alpha_bars(rng, sample_ids)
+            ys, _ = self._add(xs, alpha_bars, rng, sample_ids, noisy, valid, False)
+            stats = self._mixed_stats(xs, ys, alpha_bars, noisy, valid) if return_stats else None
+        else:
+            alpha_bars = self._random_alpha_bars(rng, sample_ids) if self.random_steps else self.alpha_bars
+            ys, stats = self._add(xs, alpha_bars, rng, sample_ids, noisy, valid, return_stats)
+            if stats is not None:
+                kept = alpha_bars[:, None]
+                stats = torch.cat([stats[:, :1], kept * stats[:, :3], (1 - kept) * stats[:, 3:]], dim=1)
         return Noised(dict(zip(self.modalities, ys, strict=True)), index, stats)
 
     def _rng_of(self, draw: int) -> Tensor:
@@ -196,9 +232,37 @@ class NoiseScheduler(nn.Module):
 
     def _random_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
         """[M], of a step for each modality."""
+        words = self._words(rng, sample_ids[:1].sum(), STEP_STREAM)
+        return self.alpha_bars[(words * len(self.alpha_bars)) >> 32]
+
+    def _mixed_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
+        """[B, M], each of an SNR that is uniform in its modality's range: decibels are logarithms of odds."""
+        assert self.odds_db is not None
+        words = self._words(rng, sample_ids[:, None], RATIO_STREAM)
+        low, high = self.odds_db.unbind(1)
+        return torch.sigmoid(math.log(10) / 10 * torch.lerp(low, high, (words.double() + 0.5) * 2.0**-32))
+
+    def _words(self, rng: Tensor, sample_ids: Tensor, stream: int) -> Tensor:
+        """The contract's words of elements 0 to M - 1: [..., M], of sample ids [..., 1]."""
         quads = torch.arange(-(-len(self.modalities) // 4), device=rng.device)
-        words = ops.philox(rng, ops.noise_counter(sample_ids[:1].sum(), quads, draw=rng[1], stream=STREAM))
-        return self.alpha_bars[(words.flatten()[: len(self.modalities)] * len(self.alpha_bars)) >> 32]
+        words = ops.philox(rng, ops.noise_counter(sample_ids, quads, draw=rng[1], stream=stream))
+        return words.flatten(-2)[..., : len(self.modalities)]
+
+    def _mixed_stats(
+        self, xs: list[Tensor], ys: list[Tensor], alpha_bars: Tensor, noisy: Tensor, lengths: list[Tensor | None] | None
+    ) -> Tensor:
+        """Statistics where each sample has its own alpha_bar; the noise is what y has beside sqrt(alpha_bar) x."""
+        rows = []
+        for m, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            chosen = valid_mask(x.shape, None if lengths is None else lengths[m], x.device)
+            chosen = chosen & noisy_mask(noisy[:, m], x.dim(), x.device)
+            kept, x = alpha_bars[:, m], torch.where(chosen, x.float(), 0.0).flatten(1)
+            noise = torch.where(chosen, y.float(), 0.0).flatten(1).addcmul_(x, -kept.sqrt().float()[:, None])
+            count = chosen.flatten(1).sum(1) * (x.shape[1] // chosen[:1].numel())
+            squares, power = (torch.linalg.vector_norm(t, dim=1).double().square() for t in (x, noise))
+            sums = [count, kept * count, kept * x.sum(1), kept * squares, power]
+            rows.append(torch.stack([one.double().sum() for one in sums]))
+        return torch.stack(rows)
 
     def _add(
         self,
@@ -221,7 +285,7 @@ class NoiseScheduler(nn.Module):
         for m, x in enumerate(xs):
             eps = self._given(self.modalities[m], x)
             valid = None if lengths is None else lengths[m]
-            ys.append(ops.mix_noise(x, eps, alpha_bars[m], noisy=noisy[:, m], lengths=valid))
+            ys.append(ops.mix_noise(x, eps, alpha_bars[..., m], noisy=noisy[:, m], lengths=valid))
             if return_stats:
                 stats.append(statistics(x, eps, noisy[:, m], valid))
         return ys, torch.stack(stats) if return_stats else None

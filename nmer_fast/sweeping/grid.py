@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import train
-from ..config import Config, NoiseConfig
+from ..config import Config, NoiseConfig, describe_ratio
 from ..errors import UserError
 from ..models.registry import system_class
 
@@ -110,7 +110,7 @@ def _name(config: Config, complete: bool) -> str:
 def name_strength(noise: NoiseConfig) -> list[str]:
     """The SNR, or that there are steps instead, in a name."""
     if noise.snr_db is not None:
-        return [f"{str(noise.snr_db + 0.0).removesuffix('.0')}dB"]  # + 0.0: no -0
+        return [describe_ratio(noise.snr_db).replace(", ", "_").replace(" ", "") + "dB"]
     return [] if noise.steps is None else ["steps"]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..config import snr_column
 from ..engine.checkpoint import write_json
 from ..engine.evaluation import METRICS
 from ..files import write_atomically
@@ -97,7 +98,7 @@ def _rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -
             "run": run,
             "system": config["model"]["system"],
             "noise": noise["kind"],
-            "snr_db": noise["snr_db"],
+            "snr_db": snr_column(noise["snr_db"]),
             "fold": config["data"]["fold"],
             "seed": config["training"]["seed"],
             "condition": condition,
@@ -114,7 +115,7 @@ def _rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -
 
 def _order(row: Row) -> tuple[Any, ...]:
     """By axes, strongest noise last; conditions stay as they come, for sorting is stable."""
-    snr = float("inf") if row["snr_db"] is None else -row["snr_db"]
+    snr = -row["snr_db"] if isinstance(row["snr_db"], float) else float("inf")
     return row["system"], row["noise"], snr, row["fold"] or 0, row["seed"]
 
 

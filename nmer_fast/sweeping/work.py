@@ -107,7 +107,7 @@ def _evaluate(job: Job, noises: Sequence[NoiseConfig]) -> None:
     entries = read_evaluations(job.folder)
     for kind, group in groupby(noises, key=lambda noise: noise.kind):
         wanted, start = list(group), time.perf_counter()
-        ratios = tuple(noise.snr_db for noise in wanted if noise.snr_db is not None)
+        ratios = tuple(noise.snr_db for noise in wanted if isinstance(noise.snr_db, float))
         options = evaluate.Options(
             job.folder, noise=(kind,), snr=ratios, allow_leak=job.config.training.allow_leak, device=job.options.device
         )

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nmer_fast.config import NoiseConfig
+from nmer_fast.config import Config, NoiseConfig, override
 from nmer_fast.data import Ragged
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.evaluation import measure
 from nmer_fast.engine.robustness import Point, Robustness
+from nmer_fast.engine.run import make_scheduler
 from nmer_fast.errors import UserError
 from nmer_fast.evaluate import robustness
 from nmer_fast.noise import NoiseScheduler, variance
@@ -118,7 +119,7 @@ def test_lengths_on_request_and_modules_in_eval_mode():
     [
         ({"split": "val"}, "split: expected one of train, test, got 'val'"),
         ({"noise": ("pink",)}, "noise.kind: expected 'gaussian'"),
-        ({"snr_db": (float("inf"),)}, "noise.snr_db: expected a finite number, got inf"),
+        ({"snr_db": (float("inf"),)}, "noise.snr_db: expected decibels from -200 to 200"),
         ({"conditions": ("a", "va")}, "condition: expected one of a, v, l, av, al, vl, none, all, got 'va'"),
         ({"p": -1.0}, "noise.p: expected at least 0, got -1.0"),
     ],
@@ -126,3 +127,26 @@ def test_lengths_on_request_and_modules_in_eval_mode():
 def test_bad_input_is_named(options, message):
     with pytest.raises(UserError, match=rf"^{message}"):
         robustness(first_column_of_a, dataset(), **options)
+
+
+def test_only_conditions_without_an_average_make_a_table_too():
+    text = str(robustness(first_column_of_a, dataset(), snr_db=(0.0, -10.0), conditions=("none", "all")))
+    assert "average" not in text.partition("each cell")[0]
+    assert text.count("gaussian") == 2
+
+
+def test_a_range_of_snrs_is_said_in_words_and_measured():
+    """Trained or evaluated under mixed intensities, one point: its SNR is no number, and no error is made of it."""
+    config, data = override(Config(), {"noise.snr_db": {"a": [-20, 0], "v": -10, "l": -10}}), dataset()
+    variances = {m: variance(r.take(data.splits["train"]).values) for m, r in data.modalities.items()}
+    scheduler = make_scheduler(variances, config.noise, 0)
+    logits = torch.zeros(8, 1, 2)
+    evaluation = measure(
+        lambda batch, noisy, is_noisy: logits.expand(8, len(batch.labels), 2),
+        Batches(data, torch.device("cpu"), 16), data.splits["test"], scheduler, 0,
+    )  # fmt: skip
+    assert evaluation.snr_db["v"] == pytest.approx(-10, abs=1)
+    assert -8 < evaluation.snr_db["a"] < 0  # dominated by the loudest signals
+    result = Robustness("mixed", [Point(config.noise, evaluation)])
+    assert {row["snr_db"] for row in result.rows()} == {"a -20 to 0, v -10, l -10"}
+    assert "realised SNR" not in str(result)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import scipy.stats
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -161,7 +162,7 @@ def test_a_training_loop_of_ones_own_compiles():
     ("arguments", "message"),
     [
         ({"kind": "pink"}, "^kind: expected one of gaussian, impulse, uniform, laplace, missing, a tensor"),
-        ({}, "^snr_db, steps: expected one of the two, got snr_db=None and steps=None"),
+        ({}, "^snr_db, steps: expected one of the two, got neither"),
         ({"snr_db": -10, "steps": {"a": 1, "v": 1, "l": 1}}, "^snr_db, steps: expected one of the two"),
         ({"snr_db": -10, "kind": "impulse", "p": 1.5}, "^p: expected a number from 0 to 1, got 1.5"),
         ({"snr_db": -10, "kind": "impulse", "p": 0.0}, "^noise_power: expected a power above 0"),
@@ -259,3 +260,72 @@ def test_realised_snr_over_batches_of_different_alpha_bars():
 def test_steps_that_are_no_steps():
     with pytest.raises(ValueError, match=r"^steps: expected T for each modality or 'random', got 'many'"):
         NoiseScheduler(VARIANCES, steps="many")
+
+
+def test_a_range_gives_each_sample_its_own_snr_uniform_in_decibels():
+    """Measured on the noise itself, sample by sample, against the words of stream 243 and by their distribution."""
+    scheduler = NoiseScheduler(VARIANCES, snr_db={"a": (-40, 0), "v": -10, "l": [-12, -8]}, seed=5)
+    assert scheduler.snr_db["v"] == pytest.approx(-10)
+    assert math.isnan(scheduler.snr_db["a"])
+    assert math.isnan(scheduler.snr_db["l"])
+    ids = torch.arange(400) + 17
+    features = {
+        m: math.sqrt(v) * torch.randn(400, 300, 4, generator=torch.manual_seed(1)) for m, v in VARIANCES.items()
+    }
+    noised = scheduler(features, sample_ids=ids, draw=3, condition="none").features
+    words = ops.philox(5, ops.noise_counter(ids, torch.zeros_like(ids), draw=3, stream=243))[:, :3]
+    u = (words.double() + 0.5) / 2**32
+    for m, (name, low, high) in enumerate((("a", -40, 0), ("v", -10, -10), ("l", -12, -8))):
+        asked = low + (high - low) * u[:, m]
+        alpha_bar = 1 / (1 + VARIANCES[name] * 10 ** (-asked / 10))
+        expected = ops.add_noise(features[name], alpha_bar, seed=5, draw=3, stream=m, sample_ids=ids)
+        torch.testing.assert_close(noised[name], expected, rtol=0, atol=1e-6)
+        if low < high:  # Kolmogorov-Smirnov, at the 1e-4 level
+            assert scipy.stats.kstest(asked.numpy(), scipy.stats.uniform(low, high - low).cdf).pvalue > 1e-4
+    assert abs(torch.corrcoef(u.t())[0, 2]) < 0.2
+    again = scheduler(features, sample_ids=ids, draw=4, condition="none").features
+    assert not torch.equal(noised["a"], again["a"])
+    part = scheduler({m: x[100:200] for m, x in features.items()}, sample_ids=ids[100:200], draw=3, condition="none")
+    assert all(torch.equal(part.features[m], noised[m][100:200]) for m in VARIANCES)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "impulse", torch.randn_like])
+def test_statistics_of_a_range(kind):
+    """Of valid noisy elements, by the definition, whatever the padding holds."""
+    scheduler = NoiseScheduler(VARIANCES, snr_db=(-20, 5), kind=kind)
+    features, lengths = batch(60)
+    for m, x in features.items():
+        x[torch.arange(20) >= lengths[m][:, None]] = torch.nan
+    torch.manual_seed(0)
+    noised = scheduler(features, lengths=lengths, draw=1, return_stats=True)
+    alpha_bars = scheduler._mixed_alpha_bars(torch.tensor([0, 1]), torch.arange(60))
+    noisy = scheduler.noisy_of_condition[noised.condition]
+    for m, name in enumerate(VARIANCES):
+        rows = []
+        for i in noisy[:, m].nonzero()[:, 0].tolist():
+            x = features[name][i, : lengths[name][i]].double()
+            noise = noised.features[name][i, : lengths[name][i]].double() - alpha_bars[i, m].sqrt() * x
+            kept = alpha_bars[i, m].item()
+            rows.append([x.numel(), kept * x.numel(), kept * x.sum(), kept * x.square().sum(), noise.square().sum()])
+        expected = torch.tensor(rows, dtype=torch.float64).sum(0)
+        torch.testing.assert_close(noised.stats[m], expected, rtol=1e-5, atol=1e-3)
+
+
+def test_a_range_under_compile_keeps_its_bits():
+    scheduler = NoiseScheduler(VARIANCES, snr_db=(-40, 0))
+    features, lengths = batch(8)
+    step = torch.compile(lambda f: scheduler(f, lengths=lengths, draw=2).features, fullgraph=True, backend="aot_eager")
+    eager = scheduler(features, lengths=lengths, draw=2).features
+    assert all(torch.equal(y, eager[m]) for m, y in step(features).items())
+
+
+def test_a_range_stays_exact_when_the_model_is_cast():
+    scheduler = NoiseScheduler(VARIANCES, snr_db=(-40, 0))
+    exact = scheduler.odds_db.clone()
+    assert torch.equal(scheduler.half().odds_db, exact)
+
+
+@pytest.mark.parametrize("snr_db", [(0, -10), (-10,), (-10, 0, 10), (float("-inf"), 0), (float("nan"), 0)])
+def test_no_range(snr_db):
+    with pytest.raises(ValueError, match=r"^snr_db: expected decibels, or a range's lower and higher end, got \("):
+        NoiseScheduler(VARIANCES, snr_db=snr_db)
