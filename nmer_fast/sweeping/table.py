@@ -64,9 +64,13 @@ class Results:
         evaluations = {(row["noise"], row["snr_db"]): row["seconds_evaluate"] for row in rows}
         return "  ".join([*scores, f"{shared + sum(evaluations.values()):.1f} s"])
 
+    def tidy(self) -> list[Row]:
+        """All rows, in the files' order: by axes."""
+        return sorted((row for rows in self.rows.values() for row in rows), key=_order)
+
     def write(self) -> None:
         """Write both files."""
-        rows = sorted((row for rows in self.rows.values() for row in rows), key=_order)
+        rows = self.tidy()
         columns = list(dict.fromkeys(name for row in rows for name in row))
         if rows:
             write_atomically(self.folder / "results.csv", _as_csv(columns, rows))
