@@ -133,8 +133,8 @@ def compare(
     """The reference against every other system, at each noise and SNR or pooled over them, paired by fold and seed.
 
     Args:
-        rows: of a sweep, as `nmer_fast.sweeping.table.Results(folder).tidy()` gives them. Runs that one of the two lacks,
-            and scores of nan, are left out.
+        rows: of a sweep, as `nmer_fast.sweeping.table.Results(folder).tidy()` gives them. Runs that one of the two
+            lacks, and scores of nan, are left out.
         ratio: test samples for each training sample; 0 is the ordinary paired t-test.
         reference: a system.
         metrics: of "wa", "ua", "f1".

@@ -19,6 +19,7 @@ from ..engine.checkpoint import write_json
 from ..engine.evaluation import METRICS
 from ..files import write_atomically
 from ..models.registry import system_class
+from .grid import name_system
 from .work import Failure, read_evaluations, read_json, read_results
 
 FAILED = "failed.json"
@@ -88,18 +89,19 @@ def rows_of(folder: Path) -> list[Row]:
     config = results["config"]
     own = {"noise": config["noise"], "seconds": results["times"]["evaluate"], **results}
     complete = system_class(config["model"]["system"]).complete
-    return [row for e in (read_evaluations(folder) if complete else [own]) for row in _rows(folder.name, results, e)]
+    evaluations = read_evaluations(folder) if complete else [own]
+    return [row for e in evaluations for row in rows_of_evaluation(folder.name, results, e)]
 
 
-def _rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
-    """A row for each condition of an evaluation."""
+def rows_of_evaluation(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
+    """A row for each condition of an evaluation of a run."""
     config, noise = results["config"], evaluation["noise"]
     times = {**results["times"], "evaluate": evaluation["seconds"]}
     versions = {name: version for name, version in results["versions"].items() if name != "revision"}
     for condition, scores in evaluation["conditions"].items():
         yield {
             "run": run,
-            "system": config["model"]["system"],
+            "system": name_system(config["model"]["system"], config["model"]["modality"]),
             "noise": noise["kind"],
             "snr_db": noise["snr_db"],
             "fold": config["data"]["fold"],
