@@ -74,7 +74,7 @@ class Results:
         rows = self.tidy()
         columns = list(dict.fromkeys(name for row in rows for name in row))
         if rows:
-            write_atomically(self.folder / "results.csv", _as_csv(columns, rows))
+            write_atomically(self.folder / "results.csv", as_csv(columns, rows))
             write_atomically(self.folder / "results.sqlite", _as_sqlite(columns, rows))
 
 
@@ -124,7 +124,8 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row["system"], row["noise"], snr, row["fold"] or 0, row["seed"]
 
 
-def _as_csv(columns: list[str], rows: list[Row]) -> bytes:
+def as_csv(columns: list[str], rows: list[Row]) -> bytes:
+    """Rows under a header."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
