@@ -34,7 +34,7 @@ class Options:
 
     Attributes:
         out: a folder for the sweep: a new one, or one that the same sweep, maybe of other axes, has begun.
-        systems: one or more of those that train knows (docs/training.md).
+        systems: one or more of those that train knows (docs/training.md); unimodal with its modality, as unimodal.a.
         noise: one or more of gaussian, impulse, uniform, laplace, missing; by default the preset's.
         snr: one or more signal-to-noise ratios in dB; by default the preset's.
         folds: one or more of the file's folds, from 1.
@@ -90,20 +90,12 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
     from .engine.checkpoint import locked
     from .engine.console import Report
     from .engine.run import pick_device
-    from .sweeping.grid import make_jobs
     from .sweeping.table import Results
     from .sweeping.work import is_finished
     from .sweeping.workers import InProcess, OnRay
 
     pick_device(options.device)
-    data = options.data if options.data in (None, "synthetic") else str(Path(options.data).resolve())
-    base = {
-        "preset": options.preset, "settings": options.settings, "data": data, "epochs": options.epochs,
-        "device": options.device,
-    }  # fmt: skip
-    out, report = options.out.resolve(), Report(quiet=quiet)
-    axes = (options.systems, options.noise, options.snr, options.folds, options.seeds)
-    jobs = make_jobs(base, out / "runs", *axes)
+    out, report, jobs = options.out.resolve(), Report(quiet=quiet), jobs_of(options)
     known = read_definition(out)
     check_same(out, known, jobs)
     todo = [job for job in jobs if not is_finished(job)]
@@ -144,6 +136,23 @@ def check(options: Options) -> None:
         raise UserError(f"cpus-per-run: expected 1 or more, got {options.cpus_per_run}")
     if options.ray and find_spec("ray") is None:
         raise UserError("ray: expected Ray, which is not installed: pip install 'nmer_fast[sweep]'")
+
+
+def jobs_of(options: Options) -> list[Job]:
+    """Every run of the grid, done or not.
+
+    Raises:
+        UserError: one line that names what is wrong.
+    """
+    from .sweeping.grid import make_jobs
+
+    data = options.data if options.data in (None, "synthetic") else str(Path(options.data).resolve())
+    base = {
+        "preset": options.preset, "settings": options.settings, "data": data, "epochs": options.epochs,
+        "device": options.device,
+    }  # fmt: skip
+    axes = (options.systems, options.noise, options.snr, options.folds, options.seeds)
+    return make_jobs(base, options.out.resolve() / "runs", *axes)
 
 
 def read_definition(out: Path) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def check_data(jobs: Sequence[Job], known: Mapping[str, str]) -> dict[str, str]:
         fingerprint = raw.fingerprint()
         if seen.setdefault(str(data.fold), fingerprint) != fingerprint:
             raise UserError(f"data: expected what the sweep began with, got other contents of {data.source}")
-        for config in {job.config.model.system: job.config for job in group}.values():
+        for config in {job.config.model: job.config for job in group}.values():
             check_fits(raw, config)
         variances = Standardiser.fit(raw).variances
         for job in group:

@@ -308,6 +308,21 @@ def test_more_axes_add_what_is_missing(tmp_path, trained):
     assert rows(tmp_path)[8:] == both
 
 
+def test_a_modality_for_unimodal_is_an_axis(tmp_path, trained):
+    run(tmp_path, systems=("unimodal.a", "unimodal.l"), noise=("gaussian",), snr=(0.0, -20.0))
+    assert trained == [("unimodal.a_seed0", False), ("unimodal.l_seed0", False)]
+    table = rows(tmp_path)
+    assert [(row["system"], row["snr_db"]) for row in table[::8]] == [
+        ("unimodal.a", "0.0"), ("unimodal.a", "-20.0"), ("unimodal.l", "0.0"), ("unimodal.l", "-20.0"),
+    ]  # fmt: skip
+    assert json.loads(table[0]["config"])["model"]["modality"] == "a"
+    scores = {(row["system"], row["condition"]): row["wa"] for row in table if row["snr_db"] == "-20.0"}
+    assert (
+        scores["unimodal.l", "l"] == scores["unimodal.l", "al"] == scores["unimodal.l", "all"]
+    )  # the others are not read
+    assert scores["unimodal.a", "all"] != scores["unimodal.l", "all"]
+
+
 def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stopping(options, **_):
         raise Stopped(options.out, signal.SIGINT)
@@ -333,6 +348,9 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         ("--out new --set training.seed=1 --seeds 2", "set: training.seed is given by --set and by an option"),
         ("--out new --set training.select=best", "select: expected a val split"),
         ("--out new --systems unimodal", "model.modality: expected"),
+        ("--out new --systems unimodal.a unimodal.x", "model.modality: expected one of a, v, l for unimodal, got x"),
+        ("--out new --systems men.a", "modality: expected with the system unimodal alone"),
+        ("--out new --systems unimodal.a --set model.modality=v", "set: expected model.modality once, got it twice"),
         ("--out new --device quantum", "device: expected one that is here"),
         ("--out new --cpus-per-run 2", "cpus-per-run: expected with --ray alone, got 2"),
         ("--out new --ray --cpus-per-run 0", "cpus-per-run: expected 1 or more, got 0"),

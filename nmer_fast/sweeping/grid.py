@@ -13,7 +13,7 @@ from ..config import Config, NoiseConfig, describe_ratio
 from ..errors import UserError
 from ..models.registry import system_class
 
-AXES = ("model.system", "noise.kind", "noise.snr_db", "noise.steps", "data.fold", "training.seed")
+AXES = ("model.system", "model.modality", "noise.kind", "noise.snr_db", "noise.steps", "data.fold", "training.seed")
 """The fields in which runs of one sweep may differ."""
 
 
@@ -58,8 +58,9 @@ def make_jobs(
     Args:
         base: train's other options.
         folder: of the runs.
-        systems: names of `nmer_fast.models.SYSTEMS`. One that is trained on complete data has a single run for each
-            fold and seed, whose noise only chooses the epoch where there is a val split: that of `base`.
+        systems: names of `nmer_fast.models.SYSTEMS`; `unimodal` with its modality, as `unimodal.a`. One that is trained
+            on complete data has a single run for each fold and seed, whose noise only chooses the epoch where there is
+            a val split: that of `base`.
         kinds: of noise; missing modalities have no SNR.
         ratios: SNRs in dB.
         folds: of the data.
@@ -82,8 +83,11 @@ def make_jobs(
 
     jobs: list[Job] = []
     for seed, fold, system in product(seeds or (None,), folds or (None,), systems):
-        run = {**base, "system": system, "fold": fold, "seed": seed}
-        complete = system_class(system).complete
+        name, dot, modality = system.partition(".")
+        run = {**base, "system": name, "fold": fold, "seed": seed}
+        if dot:
+            run["settings"] = (*base["settings"], f"model.modality={modality}")
+        complete = system_class(name).complete
         evaluated = tuple(_config(run | noise).noise for noise in noises) if complete else ()
         for noise in [{}] if complete else noises:
             config = _config(run | noise)
@@ -99,12 +103,17 @@ def _config(options: Mapping[str, Any]) -> Config:
 
 def _name(config: Config, complete: bool) -> str:
     """Of a run's folder, by the axes; made of its config, so that a default has the name of what it stands for."""
-    parts = [config.model.system]
+    parts = [name_system(config.model.system, config.model.modality)]
     if not complete:
         parts += [config.noise.kind, *name_strength(config.noise)]
     if config.data.fold is not None:
         parts.append(f"fold{config.data.fold}")
     return "_".join([*parts, f"seed{config.training.seed}"])
+
+
+def name_system(system: str, modality: str | None) -> str:
+    """A system in a name: with its modality, if it has one alone."""
+    return system if modality is None else f"{system}.{modality}"
 
 
 def name_strength(noise: NoiseConfig) -> list[str]:

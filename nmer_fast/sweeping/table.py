@@ -20,6 +20,7 @@ from ..engine.checkpoint import write_json
 from ..engine.evaluation import METRICS
 from ..files import write_atomically
 from ..models.registry import system_class
+from .grid import name_system
 from .work import Failure, read_evaluations, read_json, read_results
 
 FAILED = "failed.json"
@@ -65,12 +66,16 @@ class Results:
         evaluations = {(row["noise"], row["snr_db"]): row["seconds_evaluate"] for row in rows}
         return "  ".join([*scores, f"{shared + sum(evaluations.values()):.1f} s"])
 
+    def tidy(self) -> list[Row]:
+        """All rows, in the files' order: by axes."""
+        return sorted((row for rows in self.rows.values() for row in rows), key=_order)
+
     def write(self) -> None:
         """Write both files."""
-        rows = sorted((row for rows in self.rows.values() for row in rows), key=_order)
+        rows = self.tidy()
         columns = list(dict.fromkeys(name for row in rows for name in row))
         if rows:
-            write_atomically(self.folder / "results.csv", _as_csv(columns, rows))
+            write_atomically(self.folder / "results.csv", as_csv(columns, rows))
             write_atomically(self.folder / "results.sqlite", _as_sqlite(columns, rows))
 
 
@@ -85,18 +90,19 @@ def rows_of(folder: Path) -> list[Row]:
     config = results["config"]
     own = {"noise": config["noise"], "seconds": results["times"]["evaluate"], **results}
     complete = system_class(config["model"]["system"]).complete
-    return [row for e in (read_evaluations(folder) if complete else [own]) for row in _rows(folder.name, results, e)]
+    evaluations = read_evaluations(folder) if complete else [own]
+    return [row for e in evaluations for row in rows_of_evaluation(folder.name, results, e)]
 
 
-def _rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
-    """A row for each condition of an evaluation."""
+def rows_of_evaluation(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
+    """A row for each condition of an evaluation of a run."""
     config, noise = results["config"], evaluation["noise"]
     times = {**results["times"], "evaluate": evaluation["seconds"]}
     versions = {name: version for name, version in results["versions"].items() if name != "revision"}
     for condition, scores in evaluation["conditions"].items():
         yield {
             "run": run,
-            "system": config["model"]["system"],
+            "system": name_system(config["model"]["system"], config["model"]["modality"]),
             "noise": noise["kind"],
             "snr_db": snr_column(noise["snr_db"]),
             "fold": config["data"]["fold"],
@@ -119,7 +125,8 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row["system"], row["noise"], snr, row["fold"] or 0, row["seed"]
 
 
-def _as_csv(columns: list[str], rows: list[Row]) -> bytes:
+def as_csv(columns: list[str], rows: list[Row]) -> bytes:
+    """Rows under a header."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
