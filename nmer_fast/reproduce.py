@@ -47,7 +47,8 @@ class Options:
         snr: one or more signal-to-noise ratios in dB.
         folds: one or more of the file's folds, from 1.
         seeds: one or more.
-        epochs: of each run; by default 60.
+        preset: of each run: paper, recommended or released; by default paper.
+        epochs: of each run; by default the preset's.
         settings: any field of every run's config, such as --set data.context=4; may be given again.
         corpus: IEMOCAP or CMU-MOSEI: whose published values stand beside; none; or auto, by the data's name, classes
             and modalities.
@@ -64,6 +65,7 @@ class Options:
     snr: tuple[float, ...] = (-10.0, -20.0, -30.0, -40.0)
     folds: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
+    preset: str | None = None
     epochs: int | None = None
     settings: Set = ()
     corpus: Literal["IEMOCAP", "CMU-MOSEI", "none", "auto"] = "auto"
@@ -124,7 +126,7 @@ def load(options: Options) -> dict[int | None, FeatureSet]:
     """The data set, by fold."""
     from .engine.run import load_data
 
-    fixed: dict[str, Any] = {"data": options.data, "settings": options.settings}
+    fixed: dict[str, Any] = {"data": options.data, "preset": options.preset, "settings": options.settings}
     folds = options.folds or (None,)
     return {fold: load_data(train.config_of(train.Options(**fixed, fold=fold)).data) for fold in folds}
 
@@ -156,7 +158,7 @@ def grid_of(table: Name, options: Options, modalities: Sequence[str]) -> sweep.O
         settings = (*settings, f"{CONVENTION}=paper")
     return sweep.Options(
         out=options.out / "sweep", systems=systems, noise=noises, snr=snr, folds=options.folds, seeds=options.seeds,
-        settings=settings, data=options.data, epochs=options.epochs, device=options.device, ray=options.ray,
+        preset=options.preset, settings=settings, data=options.data, epochs=options.epochs, device=options.device, ray=options.ray,
         cpus_per_run=options.cpus_per_run,
     )  # fmt: skip
 

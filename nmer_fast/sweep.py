@@ -39,10 +39,10 @@ class Options:
         snr: one or more signal-to-noise ratios in dB; by default the preset's.
         folds: one or more of the file's folds, from 1.
         seeds: one or more.
-        preset: paper, or released; by default paper.
+        preset: paper, recommended or released; by default paper.
         settings: any field of every run's config, such as --set training.lr=2e-4; may be given again.
         data: as for train.
-        epochs: of each run; by default 60.
+        epochs: of each run; by default the preset's.
         device: cpu, cuda, or auto.
         ray: do the runs side by side, on a Ray of its own on this machine.
         cpus_per_run: on Ray; by default 1.

@@ -27,7 +27,8 @@ class Options:
 
     Attributes:
         system: nmer, or one that it is compared with (docs/training.md lists them); by default nmer.
-        preset: paper, or released: the settings of the authors' released code (docs/training.md); by default paper.
+        preset: paper; recommended, which is more accurate; or released, the settings of the authors' released code
+            (docs/training.md). By default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
         data: "synthetic", the embedded default, or a feature-set file (.npz or .safetensors, docs/formats.md).
@@ -219,7 +220,7 @@ def config_of(options: Options) -> Config:
         raise UserError(f"set: {twice[0]} is given by --set and by an option of its own; expected one of the two")
     preset = options.preset or "paper"
     if preset not in PRESETS:
-        raise UserError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
+        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     base = load_config(options.config) if options.config else PRESETS[preset]
     config = override(base, {**flags, **changes})
     if "noise.p" in flags and config.noise.kind != "impulse":

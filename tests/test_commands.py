@@ -178,7 +178,7 @@ def test_features_of_ones_own(tmp_path):
         ("--select best", "select: expected a val split to choose the best epoch on, synthetic has none; use last"),
         ("--select middle", "training.select: expected 'best' or 'last', got 'middle'"),
         ("--log-every 0", "log-every: expected 1 or more steps, got 0"),
-        ("--preset mine", "preset: expected paper or released, got 'mine'"),
+        ("--preset mine", "preset: expected one of paper, recommended, released, got 'mine'"),
         ("--preset paper --config c.json", "preset, config: expected one of the two"),
         ("--config nowhere.json", "config: expected a file, got nowhere.json: No such file"),
         ("--preset released", "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates"),

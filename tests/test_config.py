@@ -118,8 +118,16 @@ RELEASED = {
 }
 
 
+RECOMMENDED = {
+    **PAPER,
+    "model": {**PAPER["model"], "lambda_kl": 0.005, "transformer_dropout": 0.1, "tokens": "modality"},
+    "training": {**PAPER["training"], "lr": 3e-4},
+}
+
+
 def test_each_preset_is_what_it_says():
-    assert {name: asdict(config) for name, config in PRESETS.items()} == {"paper": PAPER, "released": RELEASED}
+    expected = {"paper": PAPER, "recommended": RECOMMENDED, "released": RELEASED}
+    assert {name: asdict(config) for name, config in PRESETS.items()} == expected
 
 
 @pytest.mark.parametrize("name", PRESETS)
