@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python bench/recipe.py [--corpora 11 12 13 14] [--snr -20] [--out bench/results/recipe.csv]
 
-Corpora are made like the embedded one, by other seeds: 510 training utterances as there, and 2,000 to test on. Every recipe
-is trained on each of them, so differences are paired. Runs that the CSV has are not done again.
+Corpora are made like the embedded one, by other seeds: 510 training utterances as there, and 2,000 to test on. Every
+recipe is trained on each of them, so differences are paired. Runs that the CSV has are not done again.
 """
 
 from __future__ import annotations

@@ -158,8 +158,8 @@ def grid_of(table: Name, options: Options, modalities: Sequence[str]) -> sweep.O
         settings = (*settings, f"{CONVENTION}=paper")
     return sweep.Options(
         out=options.out / "sweep", systems=systems, noise=noises, snr=snr, folds=options.folds, seeds=options.seeds,
-        preset=options.preset, settings=settings, data=options.data, epochs=options.epochs, device=options.device, ray=options.ray,
-        cpus_per_run=options.cpus_per_run,
+        preset=options.preset, settings=settings, data=options.data, epochs=options.epochs, device=options.device,
+        ray=options.ray, cpus_per_run=options.cpus_per_run,
     )  # fmt: skip
 
 

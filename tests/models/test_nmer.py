@@ -31,8 +31,9 @@ def batch(size=6, dims=None, rng=(1, 2)):
     )
 
 
-def test_the_losses_by_hand():
-    model, b = NMER(DIMS, 4, STILL), batch()
+@pytest.mark.parametrize(("lambda_gen", "lambda_kl"), [(1.0, 1.0), (2.0, 0.25)])
+def test_the_losses_by_hand(lambda_gen, lambda_kl):
+    model, b = NMER(DIMS, 4, replace(STILL, lambda_gen=lambda_gen, lambda_kl=lambda_kl)), batch()
     losses = model(b).losses
     encoded = model.encode(b.features, b.lengths)
     h, H = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
@@ -44,7 +45,8 @@ def test_the_losses_by_hand():
     mse = ((C - b.targets.joint) ** 2).mean()
     inv = ((H - b.targets.invariant) ** 2).mean()
     cls = -F.log_softmax(model.classifier(C), 1)[torch.arange(6), b.labels].mean()
-    for name, expected in {"kl": kl, "mse": mse, "inv": inv, "cls": cls, "total": kl + mse + 10 * inv + cls}.items():
+    total = lambda_gen * (lambda_kl * kl + mse) + 10 * inv + cls
+    for name, expected in {"kl": kl, "mse": mse, "inv": inv, "cls": cls, "total": total}.items():
         torch.testing.assert_close(losses[name], expected, rtol=1e-4, atol=1e-5)
 
 
