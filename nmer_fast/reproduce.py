@@ -54,6 +54,7 @@ class Options:
             and modalities.
         device: cpu, cuda, or auto.
         ray: do the runs side by side, on a Ray of its own on this machine.
+        address: or on a Ray cluster that is running, as for sweep.
         cpus_per_run: on Ray; by default 1.
     """
 
@@ -71,6 +72,7 @@ class Options:
     corpus: Literal["IEMOCAP", "CMU-MOSEI", "none", "auto"] = "auto"
     device: str = "auto"
     ray: Flag = False
+    address: str | None = None
     cpus_per_run: int | None = None
 
 
@@ -159,7 +161,7 @@ def grid_of(table: Name, options: Options, modalities: Sequence[str]) -> sweep.O
     return sweep.Options(
         out=options.out / "sweep", systems=systems, noise=noises, snr=snr, folds=options.folds, seeds=options.seeds,
         preset=options.preset, settings=settings, data=options.data, epochs=options.epochs, device=options.device,
-        ray=options.ray, cpus_per_run=options.cpus_per_run,
+        ray=options.ray, address=options.address, cpus_per_run=options.cpus_per_run,
     )  # fmt: skip
 
 

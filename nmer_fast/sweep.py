@@ -45,6 +45,8 @@ class Options:
         epochs: of each run; by default the preset's.
         device: cpu, cuda, or auto.
         ray: do the runs side by side, on a Ray of its own on this machine.
+        address: or on a Ray cluster that is running, such as 10.0.0.1:6379, or auto for this machine's; data and out
+            are paths that all its machines share.
         cpus_per_run: on Ray; by default 1.
     """
 
@@ -60,6 +62,7 @@ class Options:
     epochs: int | None = None
     device: str = "auto"
     ray: Flag = False
+    address: str | None = None
     cpus_per_run: int | None = None
 
 
@@ -109,7 +112,7 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
         summary = Summary([], [job.name for job in jobs if job not in todo], {})
         report.line(f"{len(jobs)} runs, {len(summary.before)} of them finished before; written after each: {results}")
         if todo:
-            workers = OnRay(options.cpus_per_run or 1) if options.ray else InProcess()
+            workers = OnRay(options.cpus_per_run or 1, options.address) if on_ray(options) else InProcess()
             try:
                 do(todo, workers, results, summary, report)
             except (KeyboardInterrupt, Stopped) as stop:
@@ -130,12 +133,19 @@ def check(options: Options) -> None:
     """Refuse options that contradict each other."""
     if not options.systems:
         raise UserError("systems: expected one or more, got none")
-    if options.cpus_per_run is not None and not options.ray:
-        raise UserError(f"cpus-per-run: expected with --ray alone, got {options.cpus_per_run}")
+    if options.ray and options.address is not None:
+        raise UserError(f"ray, address: expected one of the two, got --ray and {options.address}")
+    if options.cpus_per_run is not None and not on_ray(options):
+        raise UserError(f"cpus-per-run: expected with --ray or --address alone, got {options.cpus_per_run}")
     if options.cpus_per_run is not None and options.cpus_per_run < 1:
         raise UserError(f"cpus-per-run: expected 1 or more, got {options.cpus_per_run}")
-    if options.ray and find_spec("ray") is None:
+    if on_ray(options) and find_spec("ray") is None:
         raise UserError("ray: expected Ray, which is not installed: pip install 'nmer_fast[sweep]'")
+
+
+def on_ray(options: Options) -> bool:
+    """Whether runs are Ray's tasks."""
+    return options.ray or options.address is not None
 
 
 def jobs_of(options: Options) -> list[Job]:

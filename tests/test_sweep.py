@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -352,7 +353,8 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         ("--out new --systems men.a", "modality: expected with the system unimodal alone"),
         ("--out new --systems unimodal.a --set model.modality=v", "set: expected model.modality once, got it twice"),
         ("--out new --device quantum", "device: expected one that is here"),
-        ("--out new --cpus-per-run 2", "cpus-per-run: expected with --ray alone, got 2"),
+        ("--out new --cpus-per-run 2", "cpus-per-run: expected with --ray or --address alone, got 2"),
+        ("--out new --ray --address auto", "ray, address: expected one of the two, got --ray and auto"),
         ("--out new --ray --cpus-per-run 0", "cpus-per-run: expected 1 or more, got 0"),
         ("--out file", "out: expected a new folder, or one of a sweep, got"),
         ("--out other", "out: expected a new folder, or one of a sweep, got"),
@@ -466,6 +468,46 @@ def test_on_ray_with_a_worker_killed_in_the_middle(undisturbed, tmp_path):
     assert sorted(summary.finished) == sorted(RUNS)
     assert summary.failed == {}
     assert exact(tmp_path) == exact(undisturbed)
+
+
+def test_on_a_cluster_that_is_running(undisturbed, tmp_path):
+    """One of a single machine, which outlives the sweep; an address where none is, is refused."""
+    pytest.importorskip(
+        "ray", reason="Ray is not installed (pip install 'nmer_fast[sweep]'): sweeps on it are not tested"
+    )
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # in both, as Ray's documentation says
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
+    command += [f"--port={address.partition(':')[2]}", "--include-dashboard=false", "--disable-usage-stats"]
+    with open(tmp_path / "ray.log", "w") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        deadline = time.monotonic() + 90
+        while "--block" not in (tmp_path / "ray.log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        sweeping = [
+            sys.executable,
+            "-m",
+            "nmer_fast.sweep",
+            *COMMAND,
+            "--address",
+            address,
+            "--out",
+            tmp_path / "sweep",
+        ]
+        done = subprocess.run(sweeping, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert head.poll() is None
+    finally:
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:  # asked to end it drains for 30 s
+            process.kill()
+        head.wait()
+    assert "3 runs finished" in done.stdout
+    assert exact(tmp_path / "sweep") == exact(undisturbed)
+    with pytest.raises(UserError, match=rf"^address: expected a Ray cluster that is running, got {address}: "):
+        run(tmp_path / "none", address=address)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from typing import Any, Protocol
 
@@ -51,21 +52,31 @@ class InProcess:
 
 
 class OnRay:
-    """Tasks of a Ray of its own, on this machine.
+    """Tasks of a Ray of its own, on this machine, or of a cluster that is running.
 
     Args:
         cpus: of each run, which are its threads, too.
+        address: of the cluster.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, address: str | None = None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
         import ray
 
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        there = ray.cluster_resources().get("CPU", 0)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            try:
+                check_listens(address)
+                ray.init(address=address, **quiet)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0]
+                raise UserError(f"address: expected a Ray cluster that is running, got {address}: {reason}") from None
+        there = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         if there < cpus:
             ray.shutdown()
-            raise UserError(f"cpus-per-run: expected at most the machine's {there:g}, got {cpus}")
+            raise UserError(f"cpus-per-run: expected at most {there:g}, the largest machine's, got {cpus}")
         self.ray, self.cpus = ray, cpus
         self.task = ray.remote(num_cpus=cpus, max_retries=DEATHS)(attempt_in_threads)
         self.jobs: dict[Any, Job] = {}
@@ -84,8 +95,19 @@ class OnRay:
             return job, Failure(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", str(error))
 
     def close(self) -> None:
-        """End Ray; runs that are under way end, and go on from their saved states another time."""
+        """Leave Ray; runs that are under way end, and go on from their saved states another time."""
         self.ray.shutdown()
+
+
+def check_listens(address: str) -> None:
+    """Whether somebody does at host:port, which Ray would wait for without end; "auto" it looks up itself.
+
+    Raises:
+        OSError, ValueError: nobody does, or it is no such address.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def attempt_in_threads(job: Job, threads: int) -> Failure | None:
