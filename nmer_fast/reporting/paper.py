@@ -95,7 +95,7 @@ def table1(sets: Mapping[int | None, FeatureSet], corpus: Corpus | None, conditi
         name = data.name if fold is None else f"{data.name}, fold {fold}"
         counts = {split: _by_class(data, split) for split in data.splits}
         for i, label in enumerate([*data.class_names, "all"]):
-            numbers = {split: sum(by) if label == "all" else by[i] for split, by in counts.items()}
+            numbers = {split: [*by, sum(by)][i] for split, by in counts.items()}
             theirs = _table1_of(corpus, label)
             values = [Value(sum(numbers.values()), published=theirs.get("samples", math.nan), digits=0)]
             values += [
