@@ -230,7 +230,7 @@ def test_a_run_that_fails_is_left_out_and_named(done, tmp_path, monkeypatch, cap
     assert reproduce.main() == 1
     printed = capsys.readouterr().out
     assert f"{bad} failed: RuntimeError: the disk is on fire" in printed
-    assert "Mean and standard deviation of 3 runs (folds x seeds). 1 of 6 runs and noises are missing." in " ".join(
+    assert "Mean and standard deviation of 3 runs (folds x seeds). 1 of 6 results are missing." in " ".join(
         printed.split()
     )
 

@@ -6,6 +6,8 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from statistics import fmean
 
 from .paper import LEVEL, METRICS, Study, comparisons, label_of, strength
 from .robustness import effective_robustness, relative_robustness
@@ -30,15 +32,19 @@ def table_of_tests(study: Study, name: str, condition: str, noises: Sequence[str
 def table_of_pooled(study: Study, name: str, condition: str, noises: Sequence[str]) -> Table:
     """NMER against each system, all noises and SNRs together."""
     found = comparisons(study, condition, noises, pooled=True)
-    rows = [
-        Row((METRICS[c.metric], label_of(c.system)), [*_numbers(c), Value(c.test_error)], c.metric != above)
-        for c, above in zip(found, [None, *(c.metric for c in found)], strict=False)
-    ]
+    every = len(study.of(noises, ["nmer"]).cells(noises))
+    rows: list[Row] = []
+    for c in found:
+        label = label_of(c.system) + (f", {c.cells} of {every}" if c.cells < every else "")
+        begins = not rows or rows[-1].labels[0] != METRICS[c.metric]
+        rows.append(Row((METRICS[c.metric], label), [*_numbers(c), Value(c.test_error)], begins))
     title = f"NMER less each other system, mean over {', '.join(noises)} and all SNRs, {_what(condition)}, {study.name}"
     notes = [
         *_about_tests(study),
         "SE: the standard error of the difference from one test set to another, at most; seeds do not lessen it.",
     ]
+    if any(c.cells < every for c in found):
+        notes.append(f"Of {every}: at so many noises and SNRs both were run, and are compared.")
     columns = [(c,) for c in (*TESTED, "SE")]
     return Table(f"{name}_pooled", title, ("by", "system"), columns, rows, notes)
 
@@ -158,14 +164,15 @@ def table_of_robustness(study: Study, name: str, condition: str, noises: Sequenc
 
 
 def _curves(study: Study, metric: str, noise: str, condition: str) -> dict[str, dict[Unit, dict[float, float]]]:
-    """Scores by system, fold and seed, and SNR."""
+    """Scores by system, fold and seed, and SNR; of those that have every SNR, for others are of another mean."""
     curves: dict[str, dict[Unit, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
-    for system, cells in study.of([noise], study.systems()).scores(metric, condition).items():
+    for system, cells in study.of([noise]).scores(metric, condition).items():
         for cell, units in cells.items():
             for unit, score in units.items():
                 if cell.snr_db is not None:
                     curves[system][unit][cell.snr_db] = score.value
-    return curves
+    every = {cell.snr_db for cell in study.cells([noise])} - {None}
+    return {system: {u: c for u, c in units.items() if c.keys() == every} for system, units in curves.items()}
 
 
 def _effective(
@@ -198,7 +205,7 @@ def table_of_unseen(study: Study, trained: str, rows: Sequence[Tidy]) -> Table:
     for kind in (trained, *kinds):
         of_kind = [row for row in (*seen, *rows) if row["noise"] == kind]
         for metric in METRICS:
-            by_unit = _over_snrs(of_kind, metric)
+            by_unit = _over_snrs(of_kind, metric, {row["snr_db"] for row in seen})
             for system in systems:
                 values[system].append(value_of(by_unit.get(system, {}).values()))
     lines = mark_best([Row((label_of(system),), values[system]) for system in systems])
@@ -216,18 +223,25 @@ def table_of_unseen(study: Study, trained: str, rows: Sequence[Tidy]) -> Table:
     return Table("unseen", f"Noise unseen in training, {study.name}", ("system",), columns, lines, notes)
 
 
-def _over_snrs(rows: Sequence[Tidy], metric: str) -> dict[str, dict[Unit, float]]:
-    """Scores by system, fold and seed: the mean over the SNRs trained at, or, where that was on clean data, tested."""
-    sums: dict[str, dict[Unit, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _over_snrs(rows: Sequence[Tidy], metric: str, every: AbstractSet[float | None]) -> dict[str, dict[Unit, float]]:
+    """Scores by system, fold and seed: the mean over the SNRs trained at, or, where that was on clean data, tested.
+
+    Of those that have every SNR; missing modalities have none where training had none.
+    """
     at: dict[float | None, list[Tidy]] = defaultdict(list)
     for row in rows:
         at[row["snr_db"] if row["trained_snr_db"] is None else row["trained_snr_db"]].append(row)
-    for together in at.values():
+    scores: dict[str, dict[Unit, dict[float | None, float]]] = defaultdict(lambda: defaultdict(dict))
+    for snr, together in at.items():
         for system, cells in collect(together, metric).items():
             for units in cells.values():
                 for unit, score in units.items():
-                    sums[system][unit].append(score.value)
-    return {system: {unit: sum(v) / len(v) for unit, v in units.items()} for system, units in sums.items()}
+                    scores[system][unit][snr] = score.value
+    whole = (every, {None})
+    return {
+        system: {unit: fmean(by_snr.values()) for unit, by_snr in units.items() if by_snr.keys() in whole}
+        for system, units in scores.items()
+    }
 
 
 def _number(value: float | None) -> float:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..data import FeatureSet
 from .published import AVERAGE, SYSTEMS, Corpus, lookup
 from .statistics import INCOMPLETE, Cell, Comparison, Row, Scores, collect, compare
 from .tables import Row as Line
 from .tables import Table, Value, mark_best, value_of
+
+if TYPE_CHECKING:
+    from ..data import FeatureSet
 
 METRICS = {"wa": "WA", "ua": "UA"}
 LABELS = {
@@ -92,7 +95,7 @@ def table1(sets: Mapping[int | None, FeatureSet], corpus: Corpus | None, conditi
         name = data.name if fold is None else f"{data.name}, fold {fold}"
         counts = {split: _by_class(data, split) for split in data.splits}
         for i, label in enumerate([*data.class_names, "all"]):
-            numbers = {split: sum(by) if label == "all" else by[i] for split, by in counts.items()}
+            numbers = {split: [*by, sum(by)][i] for split, by in counts.items()}
             theirs = _table1_of(corpus, label)
             values = [Value(sum(numbers.values()), published=theirs.get("samples", math.nan), digits=0)]
             values += [
@@ -247,7 +250,7 @@ def _of_runs(scores: Scores, systems: Sequence[str], cells: Sequence[Cell]) -> s
     most = max(counts, default=0)
     text = f"Mean and standard deviation of {most} runs (folds x seeds)." if most > 1 else "Each value is of one run."
     lacking = sum(most - count for count in counts)
-    return text + (f" {lacking} of {most * len(counts)} runs and noises are missing." if lacking else "")
+    return text + (f" {lacking} of {most * len(counts)} results are missing." if lacking else "")
 
 
 def _about_corpus(study: Study) -> list[str]:

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from ..data import FeatureSet
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..data import FeatureSet
 
 SYSTEMS = {
     "men": "MEN",

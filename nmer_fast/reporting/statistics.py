@@ -96,6 +96,7 @@ class Comparison:
         metric: "wa", "ua" or "f1".
         noise: of the cell; None where pooled over noises.
         snr_db: of the cell, in dB; None where pooled, and for missing modalities.
+        cells: noises and SNRs that both have; 1 unless pooled.
         pairs: (fold, seed)s that both have.
         units: J, the differences that are tested: folds, or with one split seeds.
         test: of reference minus system, fractions.
@@ -111,6 +112,7 @@ class Comparison:
     metric: str
     noise: str | None
     snr_db: float | None
+    cells: int
     pairs: int
     units: int
     test: TTest
@@ -208,8 +210,8 @@ def _comparison(
         mine, theirs = (fmean(column) for column in zip(*means.values(), strict=True))
         error = sampling_error(mine, theirs, samples)
     return Comparison(
-        system, metric, cell.noise if cell else None, cell.snr_db if cell else None, len(differences), len(tested),
-        corrected_t_test(tested, ratio),
+        system, metric, cell.noise if cell else None, cell.snr_db if cell else None, len(both),
+        len(differences), len(tested), corrected_t_test(tested, ratio),
         wins=sum(d > TIE for d in differences.values()),
         ties=sum(abs(d) <= TIE for d in differences.values()),
         losses=sum(d < -TIE for d in differences.values()),

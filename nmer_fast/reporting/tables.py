@@ -133,10 +133,10 @@ def value_of(numbers: Iterable[float], published: float = NAN, digits: int = 4) 
     return Value(mean, std, published, digits=digits)
 
 
-def mark_best(rows: Sequence[Row], columns: Iterable[int] | None = None) -> list[Row]:
-    """The same rows, with the largest mean of each column (or some) marked as best; of one row none is."""
+def mark_best(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, with the largest mean of each column marked as best; of one number none is."""
     marked = [list(row.values) for row in rows]
-    for c in range(len(rows[0].values)) if columns is None and rows else columns or ():
+    for c in range(len(rows[0].values) if rows else 0):
         means = [values[c].mean for values in marked if not math.isnan(values[c].mean)]
         for values in marked if len(means) > 1 else ():
             values[c] = replace(values[c], best=values[c].mean >= max(means) - 1e-9)

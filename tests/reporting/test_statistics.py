@@ -219,7 +219,7 @@ def test_pooled_is_of_the_means_over_the_cells():
     differences = [(NMER[-10.0][i] - MEN[-10.0][i] + NMER[-20.0][i] - MEN[-20.0][i]) / 2 for i in range(3)]
     c = found["men", "wa", None, None]
     assert astuple(c.test) == pytest.approx(astuple(corrected_t_test(differences, 0.5)))
-    assert (c.pairs, c.wins, c.ties, c.losses) == (3, 3, 0, 0)
+    assert (c.cells, c.pairs, c.wins, c.ties, c.losses) == (2, 3, 3, 0, 0)
 
 
 def test_what_one_of_the_two_lacks_is_left_out():
