@@ -176,7 +176,9 @@ def write_csd(folder, content, aligned=False, compression=None):
             if aligned:
                 entries |= {f"{video}[{i}]": pair for i, pair in enumerate(per) if len(pair[0])}
             else:
-                gaps = [(np.full((1, DIMS[m]), 99.0), np.array([[11.0 * i + 10, 11.0 * i + 11]])) for i in range(len(per))]
+                gaps = [
+                    (np.full((1, DIMS[m]), 99.0), np.array([[11.0 * i + 10, 11.0 * i + 11]])) for i in range(len(per))
+                ]
                 pairs = [pair for two in zip(per, gaps, strict=True) for pair in two]
                 entries[video] = tuple(np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
         write_csd_file(folder / f"{name}.csd", root, entries, compression)
