@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=1, le=10**6)]
 Kind = Literal["gaussian", "impulse", "uniform", "laplace", "missing"]
 Steps = dict[str, Count] | Literal["random"]
 Format = Literal["auto", "iemocap-h5", "msp-h5", "multibench-pkl", "mult-pkl", "mmsa-pkl", "csd", "npz"]
+Rule = Literal["ge0", "gt0", "nonzero"]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -43,7 +44,7 @@ class DataConfig:
 
     source: str = "synthetic"
     format: Format = "auto"
-    binarise: Literal["ge0", "gt0", "nonzero"] = "ge0"
+    binarise: Rule = "ge0"
     fold: Count | None = None
     context: Annotated[int, Field(ge=0, le=10**6)] = 0
     size: Annotated[int, Field(ge=40, le=10**9)] | None = None

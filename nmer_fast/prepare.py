@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from .command import run_command
-from .config import Format
+from .config import Format, Rule
 from .errors import UserError
 
 
@@ -28,8 +27,8 @@ class Options:
 
     source: tyro.conf.Positional[Path]
     out: tyro.conf.Positional[Path]
-    format: Annotated[Format, tyro.conf.arg(metavar="FORMAT")] = "auto"
-    binarise: str = "ge0"
+    format: Format = "auto"
+    binarise: Rule = "ge0"
 
 
 def run(options: Options, *, quiet: bool = False) -> None:

@@ -76,10 +76,10 @@ class Reader:
         return [str(name) for name in self._answer()["members"]]
 
     def read(self, names: Sequence[str]) -> Iterator[np.ndarray[Any, Any]]:
-        """The arrays of these names, one after the other; all of them must be taken."""
+        """The arrays of these names, one after the other; all must be taken before another request."""
         self._ask({"read": list(names)})
-        for name in names:
-            about = self._answer(name)
+        for _ in names:
+            about = self._answer()
             dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
             yield np.frombuffer(self._bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
@@ -90,13 +90,12 @@ class Reader:
         except OSError:
             raise self._dead() from None
 
-    def _answer(self, name: str = "") -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any]:
         line = _pipe(self._child.stdout).readline()
         if not line.endswith(b"\n"):
             raise self._dead()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            self.close()  # answers to the rest of the request may follow
             raise UserError(f"{self.path}: {answer['error']}")
         return answer
 
