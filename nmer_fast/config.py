@@ -25,6 +25,8 @@ Kind = Literal["gaussian", "impulse", "uniform", "laplace", "missing"]
 Steps = dict[str, Count] | Literal["random"]
 Decibels = Annotated[float, Field(ge=-200, le=200)]
 Ratio = Decibels | tuple[Decibels, Decibels]
+Format = Literal["auto", "iemocap-h5", "msp-h5", "multibench-pkl", "mult-pkl", "mmsa-pkl", "csd", "npz"]
+Rule = Literal["ge0", "gt0", "nonzero"]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -32,14 +34,19 @@ class DataConfig:
     """Which samples.
 
     Attributes:
-        source: "synthetic", the embedded default, or a feature-set file (docs/formats.md).
-        fold: which of the file's folds, from 1.
+        source: "synthetic", the embedded default, or a file or folder of features (docs/formats.md).
+        format: of other people's files and folders; "auto" tells it from what it finds.
+        binarise: which are positive, where the source has scores: "ge0" (>= 0, as in the paper), "gt0" (> 0), or
+            "nonzero" (> 0, and utterances of score 0 left out).
+        fold: which of the source's folds, from 1.
         context: join each utterance with up to this many before it in its group and split.
         size: utterances of the synthetic data; by default 850.
         difficulty: of the synthetic data: 2 is hard, 0.5 easy.
     """
 
     source: str = "synthetic"
+    format: Format = "auto"
+    binarise: Rule = "ge0"
     fold: Count | None = None
     context: Annotated[int, Field(ge=0, le=10**6)] = 0
     size: Annotated[int, Field(ge=40, le=10**9)] | None = None
@@ -49,6 +56,8 @@ class DataConfig:
         if self.source == "synthetic":
             if self.fold is not None:
                 raise ValueError(f"fold: expected none, the synthetic data has no folds, got {self.fold}")
+            if (self.format, self.binarise) != ("auto", "ge0"):
+                raise ValueError("format, binarise: expected with files alone, got them beside the synthetic data")
         elif self.size is not None or self.difficulty != 1:
             raise ValueError(f"size, difficulty: expected with the synthetic data alone, got them beside {self.source}")
 

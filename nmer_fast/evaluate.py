@@ -77,7 +77,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     model, standardiser, config, state = load_run(options.checkpoint, device)
     noises = [override(config, change).noise for change in _changes(options, config)]
     where, own = _data_of(options, config)
-    raw, classes = load_data(where), state["data"]["class_names"]
+    raw, classes = load_data(where, report.line), state["data"]["class_names"]
     unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
     if raw.class_names != classes and not unnamed:
         raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")

@@ -102,7 +102,7 @@ def run(options: Options, *, quiet: bool = False) -> Summary:
     known = read_definition(out)
     check_same(out, known, jobs)
     todo = [job for job in jobs if not is_finished(job)]
-    fingerprints = check_data(todo, known.get("fingerprints", {}))
+    fingerprints = check_data(todo, known.get("fingerprints", {}), report)
     make_folder(out)
     with locked(out):
         write_definition(out, jobs[0].config, fingerprints)
@@ -206,7 +206,7 @@ def check_same(out: Path, known: Mapping[str, Any], jobs: Sequence[Job]) -> None
             raise UserError(f"out: expected a folder of the same sweep, got {out}, where {path} is of another config")
 
 
-def check_data(jobs: Sequence[Job], known: Mapping[str, str]) -> dict[str, str]:
+def check_data(jobs: Sequence[Job], known: Mapping[str, str], report: Report) -> dict[str, str]:
     """Refuse, before any run begins, what data and configs make impossible, and data that has changed.
 
     Returns:
@@ -217,7 +217,7 @@ def check_data(jobs: Sequence[Job], known: Mapping[str, str]) -> dict[str, str]:
 
     seen = dict(known)
     for data in dict.fromkeys(job.config.data for job in jobs):
-        raw, group = load_data(data), [job for job in jobs if job.config.data == data]
+        raw, group = load_data(data, report.line), [job for job in jobs if job.config.data == data]
         fingerprint = raw.fingerprint()
         if seen.setdefault(str(data.fold), fingerprint) != fingerprint:
             raise UserError(f"data: expected what the sweep began with, got other contents of {data.source}")

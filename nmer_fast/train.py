@@ -31,8 +31,8 @@ class Options:
             (docs/training.md). By default paper.
         config: or else a config.json that a run wrote: repeats the run.
         settings: any field of it, such as --set training.lr=2e-4; may be given again.
-        data: "synthetic", the embedded default, or a feature-set file (.npz or .safetensors, docs/formats.md).
-        fold: which of the file's folds, from 1.
+        data: "synthetic", the embedded default, or a file or folder of features (docs/formats.md).
+        fold: which of the source's folds, from 1.
         context: join each utterance with up to this many before it in its group and split.
         size: utterances of the synthetic data; by default 850.
         difficulty: of the synthetic data: 2 is hard, 0.5 easy.
@@ -130,7 +130,7 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     from .engine.trainer import train
 
     report, device = Report(quiet=quiet or not place().first), own_device(pick_device(options.device))
-    raw, config = load_data(config.data), from_anywhere(config)
+    raw, config = load_data(config.data, report.line), from_anywhere(config)
     standardiser = Standardiser.fit(raw)
     memory.check_context(raw, config.data.context)
     data = standardiser(raw).with_context(config.data.context)

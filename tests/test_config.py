@@ -9,7 +9,15 @@ from nmer_fast.config import PRESETS, Config, NoiseConfig, from_dict, load_confi
 from nmer_fast.errors import UserError
 
 PAPER = {
-    "data": {"source": "synthetic", "fold": None, "context": 0, "size": None, "difficulty": 1.0},
+    "data": {
+        "source": "synthetic",
+        "format": "auto",
+        "binarise": "ge0",
+        "fold": None,
+        "context": 0,
+        "size": None,
+        "difficulty": 1.0,
+    },
     "noise": {
         "kind": "gaussian",
         "snr_db": -10.0,
@@ -63,7 +71,15 @@ PAPER = {
     },
 }
 RELEASED = {
-    "data": {"source": "synthetic", "fold": None, "context": 0, "size": None, "difficulty": 1.0},
+    "data": {
+        "source": "synthetic",
+        "format": "auto",
+        "binarise": "ge0",
+        "fold": None,
+        "context": 0,
+        "size": None,
+        "difficulty": 1.0,
+    },
     "noise": {
         "kind": "gaussian",
         "snr_db": None,

@@ -2,6 +2,7 @@
 
 from .featureset import FeatureSet, Ragged
 from .npz import load_npz, load_npz_folds
+from .sources import load, load_folds
 from .standardise import Standardiser
 from .store import read_store, verify_store, write_store
 from .synthetic import synthetic
@@ -10,6 +11,8 @@ __all__ = [
     "FeatureSet",
     "Ragged",
     "Standardiser",
+    "load",
+    "load_folds",
     "load_npz",
     "load_npz_folds",
     "read_store",

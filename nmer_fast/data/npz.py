@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .featureset import SPLITS, FeatureSet, Ragged
+from .limits import COPIES, check_memory
+from .npy import read_npy
 
 ABOUT = ("label", "label_names", "split", "id", "group", "position")
 
@@ -51,10 +53,23 @@ def load_npz_folds(path: str | Path) -> list[FeatureSet]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+            check_memory(f"{path}: its arrays", COPIES * sum(entry.file_size for entry in entries))
+            arrays = {}
+            for entry in entries:
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"{entry.filename} in a compression that NumPy does not write")
+                key = entry.filename.removesuffix(".npy")
+                if key in arrays:
+                    raise ValueError(f"{key} twice")
+                with file.open(entry) as member:
+                    arrays[key] = read_npy(member, entry.file_size)
+            return arrays
     except FileNotFoundError:
         raise UserError(f"{path}: expected a feature-set file (.npz), found no such file") from None
+    except UserError:
+        raise
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path}: expected an .npz of plain arrays (no objects), got: {str(error).partition(chr(10))[0]}"

@@ -171,6 +171,18 @@ def read_store(path: str | Path, fold: int | None = None) -> FeatureSet:
         raise UserError(f"{path}: expected a packed store's header, got one that lacks or misplaces {error}") from None
 
 
+def read_store_folds(path: str | Path) -> list[FeatureSet]:
+    """All folds of a packed store.
+
+    Raises:
+        UserError: as `read_store`.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        about, _ = _header(path, file)
+    return [read_store(path, fold) for fold in range(1, len(about["folds"]) + 1)]
+
+
 def _opened(path: Path) -> Any:
     try:
         return open(path, "rb")

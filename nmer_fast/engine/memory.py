@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from .. import ops
 from ..data import FeatureSet
+from ..data.limits import COPIES, free_memory
 from ..data.synthetic import DIMS
 from ..errors import UserError
 from ..models.encoders import HIDDEN, TEXT, TextCNN
 
 FLOAT = 4  # bytes
-CGROUP = Path("/sys/fs/cgroup")  # a container's own limits
-
-
-COPIES = 3  # of a data set while it is loaded: as read, as float32, as ragged; a packed store is only mapped
 
 
 def check_synthetic(size: int) -> None:
     """The synthetic data of so many utterances, of about five steps each."""
     check(f"synthetic data of {size} utterances", COPIES * size * 5 * sum(DIMS.values()) * FLOAT, torch.device("cpu"))
-
-
-def check_file(path: Path) -> None:
-    """A feature-set file, by the sizes that it says its arrays have."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            size = sum(entry.file_size for entry in file.infolist())
-    except (OSError, NotImplementedError, zipfile.BadZipFile):
-        return  # the loader says it better
-    check(f"{path}: its arrays", COPIES * size, torch.device("cpu"))
 
 
 def check_context(data: FeatureSet, k: int) -> None:
@@ -80,12 +64,7 @@ def free_bytes(device: torch.device) -> int:
     """On the device; of the CPU's no more than the container's limit leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free
-    return min(free, int(limit) - int(used)) if limit.isdigit() else free
+    return free_memory()
 
 
 def check(what: str, wanted: int, device: torch.device) -> None:

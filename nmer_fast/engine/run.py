@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -14,27 +14,27 @@ from typing import Any
 import torch
 
 from ..config import Config, DataConfig, NoiseConfig, from_dict
-from ..data import FeatureSet, Standardiser, load_npz, read_store, synthetic
+from ..data import FeatureSet, Standardiser, load, synthetic
 from ..data.synthetic import DEFAULT_SIZE
 from ..errors import UserError
 from ..models import System, make_system
 from ..noise import NoiseSchedule, NoiseScheduler
 from .checkpoint import MODEL, load_checkpoint, save_checkpoint
 from .fit import part
-from .memory import check_file, check_synthetic
+from .memory import check_synthetic
 from .trainer import Trained
 
 
-def load_data(config: DataConfig) -> FeatureSet:
-    """The data set of a config, if it fits into memory."""
+def load_data(config: DataConfig, say: Callable[[str], None] = lambda line: None) -> FeatureSet:
+    """The data set of a config, if it fits into memory; what is found in other people's files is said."""
     if config.source == "synthetic":
         size = config.size or DEFAULT_SIZE
         check_synthetic(size)
         return synthetic(size, config.difficulty)
-    if Path(config.source).suffix == ".safetensors":
-        return read_store(config.source, config.fold)
-    check_file(Path(config.source))
-    return load_npz(config.source, config.fold)
+    data, findings = load(config.source, config.fold, format=config.format, binarise=config.binarise)
+    for line in findings.told():
+        say(line)
+    return data
 
 
 def pick_device(name: str) -> torch.device:
