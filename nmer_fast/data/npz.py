@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .featureset import SPLITS, FeatureSet, Ragged
+from .featureset import SPLITS, FeatureSet, Ragged, is_tolerant
 
 ABOUT = ("label", "label_names", "split", "id", "group", "position")
 
@@ -94,7 +94,7 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | 
             )
     if len(set(names)) < len(names):
         raise UserError(f"{name}: label_names: expected different names, got {', '.join(names)}")
-    if len(set(sample_names)) < n:
+    if len(set(sample_names)) < n and not is_tolerant():
         raise UserError(f"{name}: id: expected {n} different names, got {len(set(sample_names))}")
     return FeatureSet(
         name=name,
