@@ -166,7 +166,7 @@ class Inspection:
             columns = modality.not_finite_columns.nonzero()[:, 0].tolist()
             lines.append(
                 f"not finite: {counts} in {_columns(columns, modality.dim)} and {len(modality.not_finite_samples)} "
-                f"samples: {self._samples(modality.not_finite_samples)}"
+                f"samples: {_some([self.sample_names[row] for row in modality.not_finite_samples])}"
             )
         if modality.obstacle:
             lines.append(f"values are not measured: {modality.obstacle}")
@@ -185,9 +185,6 @@ class Inspection:
                     f"step {step}, column {column}"
                 )
         return [f"{modality.name}: {line}" for line in lines]
-
-    def _samples(self, rows: Sequence[int]) -> str:
-        return _some([self.sample_names[row] for row in rows])
 
     def _classes(self) -> Table:
         several = len(self.folds) > 1
@@ -250,7 +247,7 @@ def inspect(sets: Sequence[FeatureSet]) -> Inspection:
     """
     data = sets[0]
     repeated = {name: count for name, count in Counter(data.sample_names).items() if count > 1}
-    equal = _equal(data)
+    equal, splits = _equal(data), [_splits(fold) for fold in sets]
     return Inspection(
         name=data.name,
         sample_names=data.sample_names,
@@ -259,7 +256,7 @@ def inspect(sets: Sequence[FeatureSet]) -> Inspection:
         modalities=[_modality(data, name) for name in data.modalities],
         repeated_names=repeated,
         equal=equal,
-        leaks=[rows for rows in equal if any(len({*_splits(fold)[rows].tolist()} - {-1}) > 1 for fold in sets)],
+        leaks=[rows for rows in equal if any(len({*split[rows].tolist()} - {-1}) > 1 for split in splits)],
     )
 
 

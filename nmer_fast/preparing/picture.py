@@ -32,16 +32,25 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
+def check(path: Path) -> None:
+    """Refuse what no picture can be written to, before there is one.
+
+    Raises:
+        UserError: its name ends otherwise than in .png, its folder does not exist, or matplotlib is not installed.
+    """
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise UserError(f"plot: expected a name that ends in .png, in a folder that exists, got {path}")
+    if find_spec("matplotlib") is None:
+        raise UserError("plot: expected matplotlib, which is not installed: pip install 'nmer_fast[report]'")
+
+
 def draw(inspection: Inspection, path: Path) -> None:
     """Write a PNG.
 
     Raises:
-        UserError: it cannot be written, or matplotlib is not installed.
+        UserError: it cannot be written; see `check`.
     """
-    if path.suffix.lower() != ".png":
-        raise UserError(f"plot: expected a file's name that ends in .png, got {path}")
-    if find_spec("matplotlib") is None:
-        raise UserError("plot: expected matplotlib, which is not installed: pip install 'nmer_fast[report]'")
+    check(path)
     import matplotlib
     from matplotlib.figure import Figure
 
