@@ -414,7 +414,7 @@ def test_two_sweeps_in_one_folder(tmp_path, monkeypatch):
     real = train.run
 
     def meanwhile(options, **keywords):
-        with pytest.raises(UserError, match=r"^out: expected a folder that no other process trains in, got"):
+        with pytest.raises(UserError, match=r"^out: expected a folder that no other process works in, got"):
             run(tmp_path, systems=("men",))
         return real(options, **keywords)
 

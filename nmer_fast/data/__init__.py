@@ -1,6 +1,6 @@
 """Feature sets: the ragged container, the synthetic default, the project's own files; one file per source."""
 
-from .featureset import FeatureSet, Ragged
+from .featureset import FeatureSet, Ragged, tolerant
 from .npz import load_npz, load_npz_folds
 from .sources import load, load_folds
 from .standardise import Standardiser
@@ -17,6 +17,7 @@ __all__ = [
     "load_npz_folds",
     "read_store",
     "synthetic",
+    "tolerant",
     "verify_store",
     "write_store",
 ]

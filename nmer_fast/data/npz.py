@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .featureset import SPLITS, FeatureSet, Ragged
+from .featureset import SPLITS, FeatureSet, Ragged, is_tolerant
 from .limits import COPIES, check_memory
 from .npy import read_npy
 
@@ -109,7 +109,7 @@ def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | 
             )
     if len(set(names)) < len(names):
         raise UserError(f"{name}: label_names: expected different names, got {', '.join(names)}")
-    if len(set(sample_names)) < n:
+    if len(set(sample_names)) < n and not is_tolerant():
         raise UserError(f"{name}: id: expected {n} different names, got {len(set(sample_names))}")
     return FeatureSet(
         name=name,

@@ -16,6 +16,30 @@ CHUNK = (
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of each column of some steps.
+
+    Attributes:
+        mean: float64 [D].
+        spread: the standard deviation, float64 [D].
+        largest: absolute value, float64 [D].
+    """
+
+    mean: Tensor
+    spread: Tensor
+    largest: Tensor
+
+    @property
+    def constant(self) -> Tensor:
+        """Columns that do not vary, bool [D]: what is left of one after rounding is no signal."""
+        return ~(self.spread > 1e-6 * self.largest)
+
+    def scale(self) -> Scale:
+        """Standardisation by them; a constant column has std 1."""
+        return Scale(self.mean.float(), torch.where(self.constant, 1.0, self.spread).float())
+
+
+@dataclass(frozen=True)
 class Standardiser:
     """(x - mean) / std, clipped to +-10; a constant column has std 1.
 
@@ -39,9 +63,9 @@ class Standardiser:
             steps = ragged.steps_of(data.splits["train"])
             if len(steps) == 0:
                 raise UserError(f"{data.name}: modality {name}: expected steps in the train split, got none")
-            scale = _measure(ragged, steps)
+            scale = measure(ragged, steps).scale()
             mean[name], std[name] = scale.mean, scale.std
-            variances[name] = _variance(ragged, steps, scale)
+            variances[name] = scaled_variance(ragged, steps, scale)
             if not variances[name] > 0:
                 raise UserError(f"{data.name}: modality {name}: expected features that vary, got variance 0 in train")
         return cls(mean, std, variances)
@@ -57,15 +81,16 @@ class Standardiser:
         return replace(data, modalities=scaled)
 
 
-def _chunks(ragged: Ragged, steps: Tensor) -> tuple[Tensor, ...]:
+def chunks(ragged: Ragged, steps: Tensor) -> tuple[Tensor, ...]:
+    """The steps in parts, each of some megabytes of values."""
     return steps.split(max(1, CHUNK // ragged.dim))
 
 
-def _measure(ragged: Ragged, steps: Tensor) -> Scale:
-    """Mean and standard deviation by column; means and squares of parts are joined as Chan, Golub and LeVeque do."""
+def measure(ragged: Ragged, steps: Tensor) -> Moments:
+    """Moments of one or more steps; means and squares of parts are joined as Chan, Golub and LeVeque do."""
     mean, squares, largest = (torch.zeros(ragged.dim, dtype=torch.float64) for _ in range(3))
     before = 0
-    for part in _chunks(ragged, steps):
+    for part in chunks(ragged, steps):
         values, n = ragged.at(part).double(), len(part)
         of_part = values.mean(0)
         difference = of_part - mean
@@ -73,16 +98,13 @@ def _measure(ragged: Ragged, steps: Tensor) -> Scale:
         mean += difference * (n / (before + n))
         largest = torch.maximum(largest, values.abs().amax(0))
         before += n
-    spread = (squares / before).sqrt()
-    # What is left of a constant column after rounding is no signal.
-    std = torch.where(spread > 1e-6 * largest, spread, 1.0).float()
-    return Scale(mean.float(), std)
+    return Moments(mean, (squares / before).sqrt(), largest)
 
 
-def _variance(ragged: Ragged, steps: Tensor, scale: Scale) -> float:
-    """Of all standardised values, which are near 0, so that squares lose nothing."""
+def scaled_variance(ragged: Ragged, steps: Tensor, scale: Scale) -> float:
+    """Of all standardised values of these steps, which are near 0, so that squares lose nothing."""
     total, squares = 0.0, 0.0
-    for part in _chunks(ragged, steps):
+    for part in chunks(ragged, steps):
         values = scale(ragged.at(part)).double()
         total += values.sum().item()
         squares += values.square().sum().item()

@@ -28,7 +28,7 @@ MODEL, RESUME = "checkpoint", "resume"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process trains in this folder; a process that dies lets go of it.
+    """Inside, no other process works in this folder; a process that dies lets go of it.
 
     Raises:
         UserError: one does.
@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"out: expected a folder that no other process trains in, got {folder}") from None
+            raise UserError(f"out: expected a folder that no other process works in, got {folder}") from None
         except OSError:
             pass  # a file system without locks
         yield

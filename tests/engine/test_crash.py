@@ -421,7 +421,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     folder.mkdir()
     with (
         locked(folder),
-        pytest.raises(UserError, match=r"^out: expected a folder that no other process trains in, got .*run$"),
+        pytest.raises(UserError, match=r"^out: expected a folder that no other process works in, got .*run$"),
     ):
         command.run(options_of(folder), quiet=True)
     assert command.run(options_of(folder), quiet=True)["epoch"] == 5
