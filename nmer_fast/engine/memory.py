@@ -78,10 +78,8 @@ def step_bytes(
     with FakeTensorMode(), _Peak(device) as peak:
         model = make_system(dims, classes, config)
         features, clean = ({name: torch.empty(size, steps[name], dim) for name, dim in dims.items()} for _ in "ab")
-        ids, lengths = (
-            torch.empty(size, dtype=torch.int64),
-            {name: torch.empty(size, dtype=torch.int64) for name in dims},
-        )
+        ids = torch.empty(size, dtype=torch.int64)
+        lengths = dict.fromkeys(dims, ids)
         targets, noisy = torch.empty(size, HIDDEN * len(dims)), torch.empty(size, len(dims), dtype=torch.bool)
         batch = Batch(
             features, lengths, ids, ids, Targets(targets, targets), torch.empty(2, dtype=torch.int64),

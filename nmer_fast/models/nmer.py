@@ -129,7 +129,9 @@ class NMER(Separable):
         assert batch.rng is not None
         logvar = self.to_logvar(state)
         z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
-        divergence = {"kl": kl.mean() if self.config.kl == "mean" else kl.sum()}
+        divergence = {"kl": kl.mean()}
+        if self.config.kl == "sum":  # of the whole batch
+            divergence["kl"] = divergence["kl"] * batch.whole
         return z, divergence, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())}
 
     def _attend(self, joint: Tensor) -> Tensor:
