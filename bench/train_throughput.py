@@ -40,6 +40,7 @@ from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.console import Report
 from nmer_fast.engine.evaluation import evaluate, score
 from nmer_fast.engine.fit import Fit
+from nmer_fast.engine.memory import give_back
 from nmer_fast.engine.trainer import all_sizes_differ, compiled, noisy_step, teacher_targets
 from nmer_fast.models import NMER, Batch, Teacher
 from nmer_fast.models.encoders import HIDDEN, TEXT
@@ -77,7 +78,7 @@ class Plan:
     test: int = 1110
     layers: int = 5
     turns: int = 12
-    memory: tuple[int, int] = (5, 3)
+    memory: tuple[int, int] = (12, 3)
     utterances: tuple[int, ...] = (1000, 2000, 4000, 8000, 16000, 32000, 64000)
     modalities: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     repeats: int = 3
@@ -416,30 +417,33 @@ def dispatched(plan: Plan, data: FeatureSet, config: Config, systems: dict[str, 
     return out
 
 
-def memory(who: str, plan: Plan) -> tuple[list[int], int]:
-    """Resident bytes after each epoch, and the most there were, of a process that does nothing else."""
+def memory(who: str, plan: Plan) -> tuple[list[int], list[int], int]:
+    """Resident bytes after each epoch, then without what malloc keeps of it, and the most, of a process of its own."""
     count, per_epoch = plan.memory
     plan = replace(plan, train=per_epoch * plan.batch, test=plan.batch)
     data = iemocap(plan.train, plan.test)
     system = Theirs(data, config_of(plan)) if who == BASELINE else Ours(data, config_of(plan))
-    resident = []
+    resident, held = [], []
     for _ in range(count):
         system.epoch()
         system.evaluate()
         resident.append(psutil.Process().memory_info().rss)
-    return resident, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        give_back()  # as a run does once a minute
+        held.append(psutil.Process().memory_info().rss)
+    return resident, held, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def resident(quick: bool) -> list[Figure]:
-    """Each system's memory in a process of its own: growth an epoch after the first two, and the peak."""
+    """Each system's memory: after an epoch, growth an epoch after the first two, and the peak."""
     out = []
     for who in (BASELINE, OURS):
         command = [sys.executable, str(Path(__file__).resolve()), "--memory", who, *(["--quick"] if quick else [])]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        bytes_, peak = json.loads(done.stdout)
-        out += [figure("memory", f"after epoch {i}", who, "MB", [b / 1e6]) for i, b in enumerate(bytes_, 1)]
-        growth = (bytes_[-1] - bytes_[1]) / max(len(bytes_) - 2, 1) / 1e6
-        out += [figure("memory", "growth an epoch after the second", who, "MB", [growth])]
+        before, after, peak = json.loads(done.stdout)
+        for what, sizes in (("resident", before), ("resident, freed memory given back", after)):
+            out.append(figure("memory", what, who, "MB", [size / 1e6 for size in sizes[1:]]))
+            growth = (sizes[-1] - sizes[1]) / max(len(sizes) - 2, 1) / 1e6
+            out.append(figure("memory", f"{what}: growth an epoch after the second", who, "MB", [growth]))
         out += [figure("memory", "peak", who, "MB", [peak / 1e6])]
     return out
 

@@ -135,7 +135,8 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
     memory.check_context(raw, config.data.context)
     data = standardiser(raw).with_context(config.data.context)
     scheduler = make_scheduler(standardiser.variances, config.noise, config.training.seed).to(device)
-    memory.check_training(data, check_fits(data, config), config.training.batch_size, device)
+    check_fits(data, config)
+    memory.check_training(data, config, device)
     state = {"config": asdict(config), "fingerprint": data.fingerprint()}
     if saved and saved[1]["fingerprint"] != state["fingerprint"]:
         raise UserError(

@@ -64,17 +64,32 @@ class Batches:
         where = device if self.resident else torch.device("cpu")
         self.features = {name: _moved(ragged, where) for name, ragged in data.modalities.items()}
 
-    def of(self, rows: Tensor, *, rng: Tensor | None = None, targets: Targets | None = None) -> Batch:
-        """These rows; `targets` are of all rows of the set, in order."""
+    def of(
+        self,
+        rows: Tensor,
+        *,
+        rng: Tensor | None = None,
+        targets: Targets | None = None,
+        whole: Tensor | None = None,
+    ) -> Batch:
+        """These rows; `targets` are of all rows of the set, in order.
+
+        `whole` are the rows of the batch of which these are one process's.
+        """
         chosen, real = self._put(rows), None
         lengths = {name: every[rows] for name, every in self.lengths.items()}
+        of_all = lengths if whole is None else {name: every[whole] for name, every in self.lengths.items()}
         features = {
-            name: ragged.gathered(chosen if self.resident else rows, padded_steps(lengths[name]))
+            name: ragged.gathered(
+                chosen if self.resident else rows, padded_steps((of_all if self.padding else lengths)[name])
+            )
             for name, ragged in self.features.items()
         }
         if self.padding:
             real = {name: self._put(n) for name, n in lengths.items()}
-            lengths = {name: (n > 0) * features[name].shape[1] for name, n in lengths.items()}
+            lengths, of_all = (
+                {name: (n > 0) * features[name].shape[1] for name, n in each.items()} for each in (lengths, of_all)
+            )
         return Batch(
             features={name: x if self.resident else self._put(x) for name, x in features.items()},
             lengths={name: self._put(n) for name, n in lengths.items()},
@@ -83,6 +98,7 @@ class Batches:
             targets=None if targets is None else Targets(targets.joint[chosen], targets.invariant[chosen]),
             rng=rng,
             real_lengths=real,
+            whole_lengths=None if whole is None else {name: self._put(n) for name, n in of_all.items()},
         )
 
     def _put(self, t: Tensor) -> Tensor:
@@ -91,7 +107,7 @@ class Batches:
 
     def in_order(self, rows: Tensor) -> Iterator[Batch]:
         """All rows, as they stand."""
-        return self._made([(part, len(part)) for part in self.split(rows)])
+        return self._made([(part, None) for part in self.split(rows)])
 
     def shuffled(
         self, rows: Tensor, seed: int, epoch: int, targets: Targets | None = None, *, first: int = 0
@@ -100,18 +116,21 @@ class Batches:
 
         `first` skips that many batches.
         """
-        parts = [(self.ranks.own(part), len(part)) for part in self.order(rows, seed, epoch)[first:]]
+        parts = [
+            (self.ranks.own(part), None if self.ranks.size == 1 else part)
+            for part in self.order(rows, seed, epoch)[first:]
+        ]
         return self._made(parts, self._put(torch.tensor([seed, epoch])), targets)
 
     def _made(
-        self, parts: Sequence[tuple[Tensor, int]], rng: Tensor | None = None, targets: Targets | None = None
+        self, parts: Sequence[tuple[Tensor, Tensor | None]], rng: Tensor | None = None, targets: Targets | None = None
     ) -> Iterator[Batch]:
-        """A batch of each part's rows; how many there are of all processes."""
+        """A batch of each part's rows; of the rows of all processes, where there are several."""
 
         def make() -> Iterator[Batch]:
             for part, whole in parts:
                 with span("data", len(part)):
-                    batch = replace(self.of(part, rng=rng, targets=targets), whole=whole)
+                    batch = self.of(part, rng=rng, targets=targets, whole=whole)
                 yield batch
 
         return make() if self.resident else ahead(make())

@@ -36,19 +36,17 @@ class Ranks:
         return self.rank == 0
 
     def check(self, config: Config, train_rows: int) -> None:
-        """Refuse what is not a sum over samples, and batches with less than a sample for each process."""
+        """Refuse what depends on batch mates, and batches with less than a sample for each process."""
         if self.size == 1:
             return
         model, batch_size = config.model, config.training.batch_size
-        for name, given, expected in (
-            ("tokens", model.tokens == "batch", "one or modality"),
-            ("classifier_batch_norm", model.classifier_batch_norm, "False"),
-            ("kl", model.kl == "sum", "mean"),
+        for name, given, refused, expected in (
+            ("model.tokens", model.tokens, "batch", "one or modality"),
+            ("model.classifier_batch_norm", model.classifier_batch_norm, True, "False"),
+            ("noise.steps", config.noise.steps, "random", "snr_db, or steps of each modality"),
         ):
-            if given:
-                raise UserError(
-                    f"model.{name}: expected {expected} in {self.size} processes, got {getattr(model, name)}"
-                )
+            if given == refused:
+                raise UserError(f"{name}: expected {expected} in {self.size} processes, got {given}")
         smallest = train_rows // -(-train_rows // batch_size)
         if smallest < self.size:
             raise UserError(
@@ -83,7 +81,7 @@ class Ranks:
 
         Its gradient is for a loss that goes through `objective`.
         """
-        if self.size == 1 or batch.whole is None:
+        if batch.whole_lengths is None:
             return x
         return _Gather.apply(x, self.rank, [len(part) for part in torch.empty(batch.whole).tensor_split(self.size)])
 
@@ -161,7 +159,6 @@ def own_device(device: torch.device) -> torch.device:
 
 def _share(batch: Batch) -> float:
     """This process's part of the batch."""
-    assert batch.whole is not None
     return len(batch.labels) / batch.whole
 
 

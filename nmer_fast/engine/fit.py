@@ -122,7 +122,7 @@ class Fit:
                 self.optimizer.step()
             for name, value in {**output.losses, "grad_norm": norm, **output.watched}.items():
                 self.records.setdefault(name, []).append(value.detach())
-            self.shares.append(samples / (batch.whole or samples))
+            self.shares.append(samples / batch.whole)
             self.step_in_epoch += 1
             self.after_step()
             if self.step_in_epoch < self.steps:

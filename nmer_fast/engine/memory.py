@@ -1,20 +1,30 @@
-"""Whether a run will fit into memory, said before it begins. Estimates are rough and rather high."""
+"""Whether a run will fit into memory, said before it begins; and giving back what it has freed. Estimates are rough."""
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from .. import ops
+from ..config import Config, NMERConfig
 from ..data import FeatureSet
+from ..data.featureset import padded_steps
 from ..data.limits import COPIES, free_memory
 from ..data.synthetic import DIMS
 from ..errors import UserError
-from ..models.encoders import HIDDEN, TEXT, TextCNN
+from ..models import Batch, Targets, make_system
+from ..models.encoders import HIDDEN
 
 FLOAT = 4  # bytes
+REFERENCE = 8  # times an op's inputs: its own workspace, where no kernel of C++ serves
 
 
 def check_synthetic(size: int) -> None:
@@ -32,32 +42,70 @@ def check_context(data: FeatureSet, k: int) -> None:
     check(f"{data.name} with a context of {k}", int(2 * share * values * FLOAT), torch.device("cpu"))
 
 
-def check_training(data: FeatureSet, model: nn.Module, batch_size: int, device: torch.device) -> None:
-    """Weights, gradients, the optimizer's two moments and one batch's activations."""
-    parameters = sum(p.numel() for p in model.parameters())
-    rows = torch.cat(list(data.splits.values()))
-    longest = {name: int(ragged.lengths[rows].max()) for name, ragged in data.modalities.items()}
-    batch = batch_bytes(data.dims, longest, min(batch_size, len(rows)))
-    wanted = 4 * FLOAT * parameters + batch
-    check(f"training with batches of {batch_size} and sequences of up to {max(longest.values())} steps", wanted, device)
+def check_training(data: FeatureSet, config: Config, device: torch.device) -> None:
+    """A training step on the largest batch, and the optimizer's two moments."""
+    rows, size = torch.cat(list(data.splits.values())), config.training.batch_size
+    longest = {name: padded_steps(ragged.lengths[rows]) for name, ragged in data.modalities.items()}
+    wanted = step_bytes(data.dims, len(data.class_names), config.model, longest, min(size, len(rows)), device)
+    check(f"training with batches of {size} and sequences of up to {max(longest.values())} steps", wanted, device)
 
 
-def batch_bytes(dims: Mapping[str, int], steps: Mapping[str, int], size: int) -> int:
-    """Of a training step's activations, at their peak.
+def step_bytes(
+    dims: Mapping[str, int],
+    classes: int,
+    config: NMERConfig,
+    steps: Mapping[str, int],
+    size: int,
+    device: torch.device,
+) -> int:
+    """Of a system's weights, their moments and a training step at its peak, which is run on tensors without values."""
+    with FakeTensorMode(), _Peak(device) as peak:
+        model = make_system(dims, classes, config)
+        features, clean = ({name: torch.empty(size, steps[name], dim) for name, dim in dims.items()} for _ in "ab")
+        ids = torch.empty(size, dtype=torch.int64)
+        lengths = dict.fromkeys(dims, ids)
+        targets, noisy = torch.empty(size, HIDDEN * len(dims)), torch.empty(size, len(dims), dtype=torch.bool)
+        batch = Batch(
+            features, lengths, ids, ids, Targets(targets, targets), torch.empty(2, dtype=torch.int64),
+            noisy=noisy, clean=clean,
+        )  # fmt: skip
+        model(batch).losses["total"].backward()
+    return peak.most + 2 * sum(p.nbytes for p in model.parameters())
 
-    Kept for backward: features, clean and noisy, and of an LSTM two encoders' gates, hidden states and cells. On top of
-    them the temporaries of one modality: its packed input, beside the gates' gradients of both where it is an LSTM's;
-    without the C++ kernels the products of all taps, or its noise in float64.
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made and not yet freed; `most` is the most there were at a time.
+
+    What an op of this library needs inside is not seen: as much as its inputs, for packed steps and the gates'
+    gradients, and where it is the reference, as much as all taps' products.
     """
-    kept, temporary, taps = 0, 0, sum(TextCNN.KERNELS)
-    for name, dim in dims.items():
-        states, extra = (0, 0) if name in TEXT else (12 * HIDDEN, 8 * HIDDEN)
-        if not ops.compiled:
-            extra = max(extra + 4 * taps * HIDDEN, 8 * dim)
-        rows = size * steps[name]
-        kept += rows * (2 * dim + states)
-        temporary = max(temporary, rows * (dim + extra))
-    return (kept + temporary) * FLOAT
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.live, self.most, self.known = 0, 0, set[int]()
+        self.inside = 1 if ops.compiled and device.type == "cpu" else REFERENCE
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out).values():
+            if id(storage) not in self.known:
+                self.known.add(id(storage))
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
+        own = func.namespace == "nmer_fast"
+        inside = self.inside * sum(s.nbytes() for s in _storages(args).values()) if own else 0
+        self.most = max(self.most, self.live + inside)
+        return out
+
+    def _freed(self, storage: int, size: int) -> None:
+        self.known.discard(storage)
+        self.live -= size
+
+
+def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
+    """Of all tensors in it, each once."""
+    storages = (t.untyped_storage() for t in tree_iter(tree) if isinstance(t, Tensor))
+    return {id(storage): storage for storage in storages}
 
 
 def free_bytes(device: torch.device) -> int:
@@ -72,3 +120,10 @@ def check(what: str, wanted: int, device: torch.device) -> None:
     free = free_bytes(device)
     if wanted > free:
         raise UserError(f"memory: {what} would take about {wanted / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
+
+
+def give_back() -> None:
+    """Freed memory to the system: glibc keeps it in pieces, and the resident set of a long run would only grow."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)

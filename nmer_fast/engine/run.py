@@ -63,7 +63,7 @@ def make_scheduler(variances: Mapping[str, float], noise: NoiseConfig, seed: int
         raise UserError(str(error)) from None
 
 
-def check_fits(data: FeatureSet, config: Config) -> System:
+def check_fits(data: FeatureSet, config: Config) -> None:
     """Refuse what config and data together make impossible; the model without memory, on the meta device."""
     if config.training.select == "best" and "val" not in data.splits:
         raise UserError(f"select: expected a val split to choose the best epoch on, {data.name} has none; use last")
@@ -85,7 +85,6 @@ def check_fits(data: FeatureSet, config: Config) -> System:
             "tokens: model.tokens=batch (released code) lets a prediction depend on its batch mates; expected "
             "--allow-leak to evaluate so all the same, or --set model.tokens=one"
         )
-    return model
 
 
 def save_run(

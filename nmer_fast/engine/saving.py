@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import Stopped
 from .checkpoint import RESUME, save_checkpoint
 from .distributed import Ranks
+from .memory import give_back
 from .stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Saver:
         self.last = time.monotonic()
 
     def save(self, fit: Fit) -> None:
-        """Save now."""
+        """Save now; what training has freed goes back to the system."""
         if self.folder is None:
             return
         generators = {"rng.cpu": torch.get_rng_state()}
@@ -59,6 +60,7 @@ class Saver:
         state = {**self.state, "ranks": self.ranks.size, "fit": fit.progress()}
         folder = self.folder
         self.ranks.first_does(lambda: save_checkpoint(folder, RESUME, tensors, state, keep_before=True))
+        give_back()
         self.last = time.monotonic()
 
     def restore_generators(self, tensors: Mapping[str, Tensor]) -> None:

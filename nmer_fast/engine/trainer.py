@@ -160,8 +160,7 @@ def noisy_step(
             with span("noise", len(batch.labels)):
                 noised = add_noise(scheduler, batch, batch.rng)
             noisy = scheduler.noisy_of_condition[noised.condition]
-            # without `whole`, an int that a compiled step would be compiled for
-            output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features, whole=None))
+            output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features))
         assert noised.stats is not None
         return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
 
@@ -193,7 +192,9 @@ def mark_dynamic(batch: Batch) -> None:
     """The batch size and every modality's padded length vary from batch to batch."""
     for x in batch.features.values():
         torch._dynamo.maybe_mark_dynamic(x, [0, 1])
-    rows = [*batch.lengths.values(), *(batch.real_lengths or {}).values(), batch.labels, batch.sample_ids]
+    rows = [batch.labels, batch.sample_ids]
+    for lengths in (batch.lengths, batch.real_lengths, batch.whole_lengths):
+        rows += (lengths or {}).values()
     if batch.targets is not None:
         rows += [batch.targets.joint, batch.targets.invariant]
     for t in rows:
@@ -202,7 +203,7 @@ def mark_dynamic(batch: Batch) -> None:
 
 def all_sizes_differ(batch: Batch) -> Batch:
     """The batch with every modality padded to a length of its own: Dynamo takes sizes that are equal for the same."""
-    taken, features = {len(batch.labels)}, {}
+    taken, features = {len(batch.labels), batch.whole}, {}
     for name, x in batch.features.items():
         steps = next(t for t in count(x.shape[1], 8) if t not in taken)
         taken.add(steps)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import NMERConfig
+from .dropout import Dropout
 
 HIDDEN = 128
 TEXT = ("l", "text", "lexical", "language")  # modalities read by a TextCNN; all others by an LSTM
@@ -50,7 +51,7 @@ class TextCNN(nn.Module):
         # [128, kernel, D] each, as the op reads them: nothing is transposed in a step.
         self.weights = nn.ParameterList(c.weight.detach().mT.contiguous() for c in convolutions)
         self.biases = nn.ParameterList(c.bias for c in convolutions if c.bias is not None)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(len(self.KERNELS) * HIDDEN, HIDDEN)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -125,6 +126,6 @@ class Classifier(nn.Sequential):
             layers += [nn.Linear(inputs, width), nn.ReLU()]
             if config.classifier_batch_norm:
                 layers.append(nn.BatchNorm1d(width))
-            layers.append(nn.Dropout(config.classifier_dropout))
+            layers.append(Dropout(config.classifier_dropout))
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, classes))

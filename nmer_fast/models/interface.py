@@ -36,7 +36,8 @@ class Batch:
         targets: the teacher's, in training.
         rng: int64 [2] = (seed, draw), of the latent's noise in training.
         real_lengths: where `lengths` count padding as steps, those that do not.
-        whole: samples of the training batch of which these are one process's; None where nobody asked.
+        whole_lengths: by modality, the lengths of all samples of the training batch of which these are one process's;
+            None where these are all. A mean over the samples that have a modality takes their number from here.
         noisy: bool [B, M], the modalities that training has put noise on; None where nothing was noised.
         clean: by modality, [B, T, D], the features before the noise, in training under noise.
     """
@@ -48,9 +49,19 @@ class Batch:
     targets: Targets | None = None
     rng: Tensor | None = None
     real_lengths: dict[str, Tensor] | None = None
-    whole: int | None = None
+    whole_lengths: dict[str, Tensor] | None = None
     noisy: Tensor | None = None
     clean: dict[str, Tensor] | None = None
+
+    @property
+    def lengths_of_all(self) -> dict[str, Tensor]:
+        """Of the whole batch, where several processes share it."""
+        return self.lengths if self.whole_lengths is None else self.whole_lengths
+
+    @property
+    def whole(self) -> int:
+        """Samples of the whole batch."""
+        return len(next(iter(self.lengths_of_all.values())))
 
 
 @dataclass

@@ -12,6 +12,8 @@ from .encoders import HIDDEN, Classifier
 from .interface import Batch, Output, Separable
 from .specific import SpecificEncoders
 
+TINY = 1e-9  # below any share of samples
+
 
 class LateFusion(Separable):
     """Logits are the mean of the present modalities' log-probabilities; each classifier learns from its own sample.
@@ -41,7 +43,8 @@ class LateFusion(Separable):
         logits = heard.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         if not self.training:
             return Output(logits, {})
+        share = torch.stack([(batch.lengths_of_all[m] > 0).float().mean() for m in self.encoders.modalities])
         wrong = -heard.gather(2, batch.labels[:, None, None].expand(-1, heard.shape[1], 1))[..., 0]  # 0 where absent
-        own = wrong.sum(0) / present.sum(0).clamp(min=1)
+        own = wrong.mean(0) / share.clamp(min=TINY)
         losses = {f"cls_{name}": loss for name, loss in zip(self.encoders.modalities, own.unbind(), strict=True)}
         return Output(logits, {**losses, "total": own.sum()})

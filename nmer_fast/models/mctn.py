@@ -15,6 +15,7 @@ from .interface import Batch, Output, Separable
 from .recurrent import LSTM
 
 LAMBDA_TRANSLATION, LAMBDA_CYCLE = 0.1, 0.1  # of the authors' code
+TINY = 1e-9  # below any mean of steps
 
 
 class Decoder(nn.Module):
@@ -67,19 +68,23 @@ class Chain(nn.Module):
             states.append(x)
         return states
 
-    def losses(self, states: list[Tensor], clean: list[Tensor], lengths: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, states: list[Tensor], clean: list[Tensor], lengths: list[Tensor], of_all: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Squared errors of all translations, and of the one back; of modalities in the chain's order.
 
-        Samples without the source, or without the target, are left out.
+        Samples without the source, or without the target, are left out. `of_all`: the lengths of the whole batch.
         """
         translation = states[0].new_zeros(())
         for level, decoder in enumerate(self.decoders, 1):
             decoded = decoder(states[level - 1], lengths[0], clean[level].shape[1])
             translated = self.outs[level](decoded)
-            translation = translation + squared_error(translated, clean[level], lengths[level], lengths[0])
+            translation = translation + squared_error(
+                translated, clean[level], lengths[level], lengths[0], mean_steps(of_all[level], of_all[0])
+            )
             if level == 1:
                 back = self._back(translated, lengths[1], clean[0].shape[1])
-        return translation, squared_error(back, clean[0], lengths[0], lengths[1])
+        return translation, squared_error(back, clean[0], lengths[0], lengths[1], mean_steps(of_all[0], of_all[1]))
 
     def _back(self, translated: Tensor, lengths: Tensor, steps: int) -> Tensor:
         """The first target's translation, as it came out, into the source."""
@@ -134,7 +139,8 @@ class MCTN(Separable):
         translations, cycles = [], []
         for chain, levels, order in zip(self.chains, states, self.orders, strict=True):
             assert isinstance(chain, Chain)
-            errors = chain.losses(levels, [clean[m] for m in order], [batch.lengths[m] for m in order])
+            of_all = [batch.lengths_of_all[m] for m in order]
+            errors = chain.losses(levels, [clean[m] for m in order], [batch.lengths[m] for m in order], of_all)
             translations.append(errors[0])
             cycles.append(errors[1])
         translation, cycle = torch.stack(translations).mean(), torch.stack(cycles).mean()
@@ -162,8 +168,16 @@ def valid(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
-def squared_error(x: Tensor, y: Tensor, lengths: Tensor, also: Tensor) -> Tensor:
-    """Mean over the valid elements of samples that have both modalities, in float32; 0 without any."""
+def mean_steps(lengths: Tensor, also: Tensor) -> Tensor:
+    """Valid steps of a sample on average, of samples that lack one of both modalities none."""
+    return torch.where(also > 0, lengths, 0).float().mean()
+
+
+def squared_error(x: Tensor, y: Tensor, lengths: Tensor, also: Tensor, steps: Tensor) -> Tensor:
+    """Mean over the valid elements of samples that have both modalities, in float32; 0 without any.
+
+    `steps` is the whole batch's `mean_steps`: several processes' errors, weighted by their samples, add up to its mean.
+    """
     mask = valid(y, torch.where(also > 0, lengths, 0))[..., None]
     squares = torch.where(mask, x.float() - torch.where(mask, y, 0.0), 0.0).square()
-    return squares.sum() / (mask.sum() * y.shape[2]).clamp(min=1)
+    return squares.sum((1, 2)).mean() / (steps * y.shape[2]).clamp(min=TINY)

@@ -12,6 +12,7 @@ from .. import ops
 from ..config import NMERConfig
 from ..errors import UserError
 from ..profiling import span
+from .dropout import Dropout
 from .encoders import HIDDEN, Classifier, Encoders
 from .interface import Batch, Output, Separable, Teaching
 from .teacher import Teacher
@@ -31,9 +32,9 @@ class OneTokenLayer(nn.Module):
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.ReLU(), nn.Dropout(dropout), nn.Linear(feedforward, width)
+            nn.Linear(width, feedforward), nn.ReLU(), Dropout(dropout), nn.Linear(feedforward, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width] -> [B, width]."""
@@ -128,7 +129,9 @@ class NMER(Separable):
         assert batch.rng is not None
         logvar = self.to_logvar(state)
         z, kl = ops.reparameterize_kl(mu, logvar, seed=batch.rng, stream=LATENT_STREAM, sample_ids=batch.sample_ids)
-        divergence = {"kl": kl.mean() if self.config.kl == "mean" else kl.sum()}
+        divergence = {"kl": kl.mean()}
+        if self.config.kl == "sum":  # of the whole batch
+            divergence["kl"] = divergence["kl"] * batch.whole
         return z, divergence, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())}
 
     def _attend(self, joint: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from nmer_fast.engine.distributed import Ranks, join
 from nmer_fast.engine.fit import Fit
 from nmer_fast.engine.trainer import noisy_step, teacher_fit, teacher_targets, train
 from nmer_fast.errors import Stopped
-from nmer_fast.models import NMER, Teacher
+from nmer_fast.models import Teacher, make_system
 from nmer_fast.noise import NoiseScheduler
 from tests.engine.test_engine import CPU, QUIET, SMALL, config, dataset, scheduler
 from tests.engine.test_resume import StopAfter, assert_same
 
+MASKED = ("mctn", "late_fusion")  # means over the samples that have a modality
 STILL = replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
 
 
@@ -35,39 +36,39 @@ class Said:
         return getattr(QUIET, name)
 
 
-def gradients(fit, batches):
+def gradients(fit):
     """Of the first batch's loss."""
-    batch = next(batches.shuffled(fit.rows, 0, 0, fit.targets))
+    batch = next(fit.batches.shuffled(fit.rows, 0, 0, fit.targets))
     fit.model.train()
     fit.ranks.objective(fit.step(batch).losses["total"], batch).backward()
-    return {name: p.grad.clone() for name, p in fit.model.named_parameters()}
+    return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
 def fits(ranks, size):
-    """The teacher's and NMER's, from weights that are the same everywhere."""
+    """Of the teacher, and of systems with losses of every kind, from weights that are the same everywhere."""
     data, noise = dataset(), scheduler()
-    cfg = config(STILL)
-    batches = Batches(data, CPU, size, ranks=ranks)
+    batches, padded = (Batches(data, CPU, size, ranks=ranks, padding=padding) for padding in (False, True))
     torch.manual_seed(5)
     teacher = Teacher(data.dims, 2, STILL, 1.0)
     targets = teacher_targets(teacher, Batches(data, CPU, 10))
-    model = NMER(data.dims, 2, STILL)
-    step = noisy_step(model, noise, cfg, CPU)
-    return batches, teacher_fit(teacher, batches, cfg), Fit(
-        "nmer", model, step, batches, cfg.training, epochs=2, lr=1e-4, clip=None, targets=targets
-    )  # fmt: skip
+    out = [teacher_fit(teacher, batches, config(STILL))]
+    for model, of in ({}, batches), ({"kl": "sum"}, batches), ({}, padded), *(({"system": s}, batches) for s in MASKED):
+        cfg = config(replace(STILL, **model))
+        system = make_system(data.dims, 2, cfg.model)
+        step = noisy_step(system, noise, cfg, CPU)
+        out.append(Fit("it", system, step, of, cfg.training, epochs=2, lr=1e-4, clip=None, targets=targets))
+    return out
 
 
 def the_gradient_is_the_whole_batchs(ranks):
-    """Parts differ by a sample, and the teacher's moments are of all of them."""
+    """Parts differ by a sample and in their lengths; moments, sums and counts are of all of them."""
     size = {2: 15, 3: 10}[ranks.size]
-    ours, alone = fits(ranks, size), fits(Ranks(), size)
-    for mine, theirs in zip(ours[1:], alone[1:], strict=True):
-        mine, theirs = gradients(mine, ours[0]), gradients(theirs, alone[0])
+    for ours, alone in zip(fits(ranks, size), fits(Ranks(), size), strict=True):
+        mine, theirs = gradients(ours), gradients(alone)
         assert mine.keys() == theirs.keys()
         for name in mine:
             error = (mine[name] - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-6)
-            assert error < 1e-5, (name, error)
+            assert error < 1e-5, (type(ours.model).__name__, name, error)
 
 
 def all_stop_together_and_go_on_to_the_same_bits(ranks, folder):

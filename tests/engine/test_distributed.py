@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from nmer_fast.config import PRESETS, Config, NMERConfig
+from nmer_fast.config import PRESETS, Config, NMERConfig, NoiseConfig
 from nmer_fast.engine.batches import Batches, add_noise
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest
 from nmer_fast.engine.distributed import Ranks
@@ -77,7 +77,11 @@ def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
             100,
             r"^model.classifier_batch_norm: expected False in 2",
         ),
-        (Config(model=NMERConfig(kl="sum")), 100, r"^model.kl: expected mean in 2 processes, got sum$"),
+        (
+            Config(noise=NoiseConfig(snr_db=None, steps="random")),
+            100,
+            r"^noise.steps: expected snr_db, or steps of each modality in 2 processes, got random$",
+        ),
         (
             Config(),
             1,
@@ -85,7 +89,7 @@ def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
         ),
     ],
 )
-def test_what_is_no_sum_over_samples_is_refused(cfg, rows, match):
+def test_what_depends_on_batch_mates_is_refused(cfg, rows, match):
     with pytest.raises(UserError, match=match):
         Ranks(1, 2).check(cfg, rows)
     Ranks().check(cfg, rows)

@@ -74,6 +74,12 @@ def test_the_compiled_step_is_one_graph(name, monkeypatch):
     one_graph(name)
 
 
+def test_a_summed_kl_is_one_graph_too(monkeypatch):
+    """It is the mean times the whole batch's samples, which no graph is compiled for."""
+    monkeypatch.setattr(sys.modules[__name__], "STILL", replace(STILL, kl="sum"))
+    test_the_compiled_step_is_one_graph("nmer", monkeypatch)
+
+
 @EVERY
 @pytest.mark.slow
 def test_the_compiled_step_trains_as_eager_does(name):
