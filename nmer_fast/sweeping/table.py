@@ -84,10 +84,14 @@ def rows_of(folder: Path) -> list[Row]:
     config = results["config"]
     own = {"noise": config["noise"], "seconds": results["times"]["evaluate"], **results}
     complete = system_class(config["model"]["system"]).complete
-    return [row for e in (read_evaluations(folder) if complete else [own]) for row in _rows(folder.name, results, e)]
+    return [
+        row
+        for e in (read_evaluations(folder) if complete else [own])
+        for row in evaluation_rows(folder.name, results, e)
+    ]
 
 
-def _rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
+def evaluation_rows(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
     """A row for each condition of an evaluation."""
     config, noise = results["config"], evaluation["noise"]
     times = {**results["times"], "evaluate": evaluation["seconds"]}
