@@ -74,7 +74,7 @@ def averages(of: Collection, metric: str) -> Table:
 
 def by_condition(of: Collection, metric: str) -> Table:
     """A row for each system and noise, a column for each condition."""
-    names = [*of.incomplete, AVERAGE, *(name for name in of.conditions if name not in of.incomplete)]
+    names = _names(of)
     rows = []
     for noise in of.noises:
         found = {name: {s: of.scores(s, noise, name, metric) for s in of.systems} for name in names}
@@ -90,13 +90,19 @@ def of_one(of: Collection, noise: Noise) -> Table:
     """One run under one noise: a row for each condition, a column for each metric."""
     (_, e), *_ = of.of(of.systems[0], noise)
     rows = []
-    for name in [*of.incomplete, AVERAGE, *(n for n in of.conditions if n not in of.incomplete)]:
+    for name in _names(of):
         found = [of.scores(of.systems[0], noise, name, metric) for metric in NAMES]
         if all(found):
             count = Cell(str(e.conditions[name]["n"])) if name in e.conditions else Cell("")
             rows.append([Cell(name), *(_mean(values, False) for values in found), count])
     columns = [Column("clean", False), *(Column(f"{name} %") for name in NAMES.values()), Column("n")]
-    return Table("run", f"Scores under {noise}; a row names what is clean", columns, rows)
+    return Table("run", f"Scores under {noise.phrase}; a row names what is clean", columns, rows)
+
+
+def _names(of: Collection) -> list[str]:
+    """The conditions that are shown, and their average behind the incomplete ones."""
+    incomplete = [name for name in of.shown if name in of.incomplete]
+    return [*incomplete, AVERAGE, *(name for name in of.shown if name not in of.incomplete)]
 
 
 def _mean(values: Sequence[float], best: bool) -> Cell:

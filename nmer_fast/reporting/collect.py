@@ -18,6 +18,7 @@ from ..sweep import DEFINITION
 from ..sweeping.table import FAILED, Row, evaluation_rows
 from ..sweeping.work import RESULTS, read_evaluations, read_json, read_results
 
+SHOWN = 16  # conditions; three modalities have 8, four 16, five 32
 AVERAGE = "average"
 """Of the incomplete conditions, beside which it stands in tables."""
 
@@ -48,6 +49,14 @@ class Noise(NamedTuple):
     def curve(self) -> str:
         """Which curve it is a point of."""
         return f"{self.kind}, {self.detail}" if self.detail else self.kind
+
+    @property
+    def phrase(self) -> str:
+        """For a sentence."""
+        if self.kind == "missing":
+            return "missing modalities"
+        at = "" if self.snr_db is None else f" at {decibels(self.snr_db)}"
+        return f"{self.kind} noise{at}{f' ({self.detail})' if self.detail else ''}"
 
     def __str__(self) -> str:
         return self.curve if self.snr_db is None else f"{self.curve}, {decibels(self.snr_db)}"
@@ -147,6 +156,12 @@ class Collection:
         return Conditions(self.modalities).names
 
     @cached_property
+    def shown(self) -> list[str]:
+        """The conditions that are pictured: all; of more than can be seen one modality clean, none or all."""
+        few = len(self.conditions) <= SHOWN
+        return self.conditions if few else [*self.conditions[: len(self.modalities)], *self.conditions[-2:]]
+
+    @cached_property
     def classes(self) -> list[str]:
         """Their names, from a checkpoint; numbers where there is none."""
         for run in self.runs:
@@ -175,10 +190,15 @@ class Collection:
         )
 
     def floor(self, metric: str) -> float:
-        """What one answer to everything scores, in percent: the largest class's share, or one over the classes."""
-        first = next(iter(self.runs[0].evaluated[0].conditions.values()))
-        true = [sum(row) for row in first["confusion"]]
-        return 100 * max(true) / sum(true) if metric == "wa" else 100 / sum(n > 0 for n in true)
+        """What one answer to everything scores, in percent: the largest class's share, or one over the classes.
+
+        The mean over runs, whose folds may differ.
+        """
+        truths = []
+        for run in self.runs:
+            first = next(iter(run.evaluated[0].conditions.values()))
+            truths.append([n for n in map(sum, first["confusion"]) if n])
+        return 100 * fmean(max(true) / sum(true) if metric == "wa" else 1 / len(true) for true in truths)
 
 
 def collect(folder: Path) -> Collection:

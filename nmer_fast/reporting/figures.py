@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean, stdev
@@ -53,13 +54,14 @@ def curves(of: Collection) -> Picture | None:
 
 
 def curve_names(of: Collection) -> list[str]:
-    """The kinds of noise that something was evaluated under at two SNRs or more."""
+    """The kinds of noise that have an average at two SNRs or more."""
     return [kind for kind in dict.fromkeys(n.curve for n in of.noises) if len(of_curve(of, kind)) > 1]
 
 
 def of_curve(of: Collection, kind: str) -> list[Noise]:
-    """A kind of noise at each SNR, the weakest first."""
-    return [n for n in of.noises if n.curve == kind and n.snr_db is not None]
+    """A kind of noise at each SNR where there is an average, the weakest first."""
+    at = [n for n in of.noises if n.curve == kind and n.snr_db is not None]
+    return [n for n in at if any(of.scores(system, n, AVERAGE, "wa") for system in of.systems)]
 
 
 def _limits(of: Collection, kinds: Sequence[str], metric: str) -> tuple[float, float]:
@@ -113,15 +115,15 @@ def _note(ax: Axes, text: str, where: tuple[float, float], by: tuple[float, floa
 def bars(of: Collection, noise: Noise) -> Picture:
     """WA and UA of every condition under one noise, a bar for each system."""
     systems = [name for name in of.systems if of.of(name, noise)]
-    height = len(of.conditions) * (0.12 * len(systems) + 0.14 + 0.06 * (len(systems) < 4)) + 0.85
+    height = len(of.shown) * (0.12 * len(systems) + 0.14 + 0.06 * (len(systems) < 4)) + 0.85
     panels = [
         Panel(
             partial(_draw_conditions, of=of, noise=noise, systems=systems, metric=metric),
-            f"{NAMES[metric]} by condition under {noise}, a bar for each system",
+            f"{NAMES[metric]} by condition under {noise.phrase}, a bar for each system",
         )
         for metric in SHOWN_METRICS
     ]
-    title = f"Accuracy by what is clean, {noise}"
+    title = f"Accuracy by what is clean, {noise.phrase}"
     return Picture(_file("conditions", str(noise)), title, panels, size=(5.0, height), legend=_blocks(systems))
 
 
@@ -133,13 +135,13 @@ def _blocks(systems: Sequence[str]) -> list[Key]:
 def _draw_conditions(ax: Axes, of: Collection, noise: Noise, systems: Sequence[str], metric: str) -> None:
     thick = 0.8 / len(systems)
     for i, name in enumerate(systems):
-        found = [of.scores(name, noise, condition, metric) for condition in of.conditions]
+        found = [of.scores(name, noise, condition, metric) for condition in of.shown]
         places = [j + (i - (len(systems) - 1) / 2) * thick for j, values in enumerate(found) if values]
         _draw_bars(ax, places, [values for values in found if values], thick, system_key(name).colour)
     _floor(ax, of, metric, horizontal=False)
-    ax.set_yticks(range(len(of.conditions)), [short(name) for name in of.conditions])
+    ax.set_yticks(range(len(of.shown)), [short(name) for name in of.shown])
     ax.tick_params(axis="y", labelcolor=LIGHT["ink"])
-    ax.set_ylim(len(of.conditions) - 0.4, -0.6)
+    ax.set_ylim(len(of.shown) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.grid(axis="y", visible=False)
     ax.set_title(f"{NAMES[metric]} %")
@@ -162,7 +164,7 @@ def confusion(of: Collection, noise: Noise) -> Picture:
     systems = [name for name in of.systems if of.of(name, noise)]
     found: dict[str, list[list[int]]] = {}
     for name in systems:
-        parts = {c: counts for c in of.conditions if (counts := of.confusion(name, noise, c))}
+        parts = {c: counts for c in of.shown if (counts := of.confusion(name, noise, c))}
         if len(systems) == 1:
             found |= {f"clean: {condition}": counts for condition, counts in parts.items()}
         elif incomplete := [parts[c] for c in of.incomplete if c in parts]:
@@ -173,7 +175,7 @@ def confusion(of: Collection, noise: Noise) -> Picture:
     ]
     side = 1.2 + 0.42 * len(of.classes)
     what = systems[0] if len(systems) == 1 else "incomplete conditions"
-    title = f"Predicted against true, {what}, {noise}"
+    title = f"Predicted against true, {what}, {noise.phrase}"
     return Picture(_file("confusion", str(noise)), title, panels, columns=4, size=(side + 0.3, side))
 
 
@@ -322,27 +324,12 @@ def utterance(found: Utterance, noises: Sequence[Noise]) -> Picture:
     columns = max(map(len, rows.values()))
 
     def draw(ax: Axes, name: str) -> None:
-        images = found.images[name]
         for y, (kind, places) in enumerate(rows.items()):
             for x, place in enumerate(places):
-                where = (1.06 * x, 1.06 * x + 1, 1.3 * y + 1, 1.3 * y)
-                ax.imshow(
-                    images[place], cmap="cividis", vmin=-3, vmax=3, extent=where, aspect="auto", interpolation="none"
-                )
                 text = "clean" if place == 0 else _strength(noises[place - 1])
-                ax.text(
-                    1.06 * x + 0.5, 1.3 * y - 0.04, text, ha="center", va="bottom", color=LIGHT["muted"], fontsize=9
-                )
-            ax.text(
-                -0.08,
-                1.3 * y + 0.5,
-                short(kind, 12),
-                ha="right",
-                va="center",
-                rotation=90,
-                color=LIGHT["muted"],
-                fontsize=9,
-            )
+                _draw_image(ax, found.images[name][place], text, 1.06 * x, 1.3 * y)
+            label = {"ha": "right", "va": "center", "rotation": 90, "color": LIGHT["muted"], "fontsize": 9}
+            ax.text(-0.08, 1.3 * y + 0.5, short(kind, 12), label)
         ax.set_xlim(-0.2, 1.06 * columns)
         ax.set_ylim(1.3 * len(rows) - 0.28, -0.25)
         ax.set_axis_off()
@@ -353,6 +340,13 @@ def utterance(found: Utterance, noises: Sequence[Noise]) -> Picture:
     ]
     size = (max(4.2, 0.95 * columns + 0.4), 0.35 + 1.25 * len(rows))
     return Picture("utterance", f"{short(found.name)} as noise grows", panels, columns=1, size=size)
+
+
+def _draw_image(ax: Axes, image: np.ndarray, title: str, x: float, y: float) -> None:
+    """In a square of 1, under its title."""
+    options: dict[str, Any] = {"cmap": "cividis", "vmin": -3, "vmax": 3, "aspect": "auto", "interpolation": "none"}
+    ax.imshow(image, extent=(x, x + 1, y + 1, y), **options)
+    ax.text(x + 0.5, y - 0.04, title, {"ha": "center", "va": "bottom", "color": LIGHT["muted"], "fontsize": 9})
 
 
 def _rows_of(noises: Sequence[Noise]) -> dict[str, list[int]]:
@@ -370,4 +364,4 @@ def _strength(noise: Noise) -> str:
 def _file(stem: str, what: str) -> str:
     """A file's name of a picture of something, whatever that is called."""
     plain = what.replace("\N{MINUS SIGN}", "-").replace(" dB", "dB")
-    return f"{stem}_" + "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in plain)
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{plain}")[:120]

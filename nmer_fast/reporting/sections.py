@@ -33,13 +33,13 @@ from .representations import (
     look,
     picture,
     project,
-)  # fmt: skip
-from .style import Key, strength_colours
+)
+from .style import LIGHT, Key
 
 KL_KEYS = {
-    "all": Key("all clean", strength_colours(3)[0]),
-    "incomplete": Key("incomplete conditions", strength_colours(3)[1]),
-    "none": Key("none clean", strength_colours(3)[2]),
+    "all": Key("all clean", LIGHT["sky"]),
+    "incomplete": Key("incomplete conditions", LIGHT["blue"]),
+    "none": Key("none clean", LIGHT["vermillion"]),
 }
 LADDER = (0.0, -10.0, -20.0, -30.0, -40.0)
 """SNRs of the pictures of features of a run that was evaluated at one: the paper's, and that of equal power."""
@@ -61,8 +61,9 @@ def fill(page: Page, of: Collection) -> None:
 
 def _scores(page: Page, of: Collection) -> None:
     """The tables."""
+    few = "" if of.shown == of.conditions else " There are too many conditions to show; the rows at the end have all."
     if len(of.runs) == 1 and len(of.noises) == 1:
-        page.add("Scores", Block("text", WHAT_METRICS_ARE), Block("table", cells.of_one(of, of.noises[0])))
+        page.add("Scores", Block("text", WHAT_METRICS_ARE + few), Block("table", cells.of_one(of, of.noises[0])))
         return
     deviation = " The number behind ± is the standard deviation over runs." if _repeated(of) else ""
     bold = " The best of a column is bold." if len(of.systems) > 1 else ""
@@ -70,7 +71,7 @@ def _scores(page: Page, of: Collection) -> None:
     each = [(NAMES[m], [Block("table", cells.by_condition(of, m), tall=True)]) for m in NAMES]
     page.add(
         "Scores",
-        Block("text", WHAT_METRICS_ARE + deviation + bold + " A click on a column's name sorts by it."),
+        Block("text", WHAT_METRICS_ARE + deviation + bold + few + " A click on a column's name sorts by it."),
         choice("Metric", overview),
         Block("fold", [choice("Metric", each)], "By condition", "what is clean, noise by noise"),
     )
@@ -112,7 +113,7 @@ def _extremes(of: Collection) -> str:
         who = f" ({name})" if len(found) > 1 else ""
         return f"{fmean(found[name]):.1f} %{who} at {decibels(noise.snr_db or 0.0)}"
 
-    return f"Under {noises[0].curve} noise the highest average WA is {best(noises[0])} and {best(noises[-1])}."
+    return f"Under {noises[0].kind} noise the highest average WA is {best(noises[0])} and {best(noises[-1])}."
 
 
 def _conditions(page: Page, of: Collection) -> None:
@@ -129,10 +130,11 @@ def _cost(of: Collection, noise: Noise) -> str:
     system = next(name for name in of.systems if of.of(name, noise))
     means = {name: fmean(values) for name in of.incomplete if (values := of.scores(system, noise, name, "wa"))}
     text = "A row names the modalities that carry no noise."
-    if len(means) < 2:
-        return text
     low, high = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
-    return f"{text} Under {noise} {system} has {means[low]:.1f} % WA with {low} clean, {means[high]:.1f} % with {high}."
+    if means[low] == means[high]:
+        return text
+    ends = f"{means[low]:.1f} % WA with {low} clean and {means[high]:.1f} % with {high}"
+    return f"{text} Under {noise.phrase}, {system} has {ends}."
 
 
 def _confusions(page: Page, of: Collection) -> None:
@@ -140,7 +142,7 @@ def _confusions(page: Page, of: Collection) -> None:
     for noise in of.noises:
         rows = []
         for system in (name for name in of.systems if of.of(name, noise)):
-            found = {c: counts for c in of.conditions if (counts := of.confusion(system, noise, c))}
+            found = {c: counts for c in of.shown if (counts := of.confusion(system, noise, c))}
             rows.append((system, [_matrix(f"clean: {c}", of.classes, counts) for c, counts in found.items()]))
         drawn = figures.confusion(of, noise)
         name = f"{drawn.name}.png"
@@ -183,8 +185,8 @@ def _rows(of: Collection) -> list[Block]:
     table = "results.csv holds the same." if of.is_sweep else "A sweep would write the same as results.csv."
     return [
         Block("text", f"Nothing averaged, nothing left out. {table}"),
-        Block("fold", [Block("table", runs, tall=True)], "Runs", f"{len(runs.rows)} rows"),
-        Block("fold", [Block("table", scores, tall=True)], "Scores", f"{len(scores.rows)} rows"),
+        Block("fold", [Block("table", runs, tall=True)], "Runs", _count(len(runs.rows), "row")),
+        Block("fold", [Block("table", scores, tall=True)], "Scores", _count(len(scores.rows), "row")),
         Block("fold", [Block("table", settings)], "Settings", f"{len(settings.rows)} fields and versions"),
     ]
 
@@ -229,12 +231,12 @@ def _latent(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) 
             ((noise, kl),) = found.items()
             curves: dict[Any, np.ndarray] = {name: value.numpy() for name, value in kl.items()}
             keys: Mapping[Any, Key] = KL_KEYS
-            active = f"{_active(kl['incomplete'])} under {noise}"
+            active = f"{_active(kl['incomplete'])} under {noise.phrase}"
         else:
             curves = {noise: kl["incomplete"].numpy() for noise, kl in found.items()}
             keys = figures.noise_keys(list(found))
             ends = dict.fromkeys((next(iter(found)), list(found)[-1]))
-            active = ", ".join(f"{_active(found[noise]['incomplete'])} under {noise}" for noise in ends)
+            active = ", ".join(f"{_active(found[noise]['incomplete'])} under {noise.phrase}" for noise in ends)
         caption = (
             f"A dimension below {ACTIVE:g} nats (dotted) says next to nothing of the sample; above it are {active}. "
             f"Means over the test split{'' if len(found) == 1 else ' and the incomplete conditions'}, without dropout, "
@@ -317,13 +319,13 @@ def head(of: Collection) -> Head:
 
 def _head_of_run(of: Collection) -> Head:
     (run,) = of.runs
-    noise, data = run.evaluated[0].noise, _data_name(run)
-    under = f"{noise} noise" if len(of.noises) == 1 else f"{len(of.noises)} noises, the figures here for {noise}"
-    lead = f"{run.config.training.epochs} epochs; {_tests(of)} under {under}."
-    facts = [(f"{NAMES[m]}, incomplete conditions", of.scores(run.system, noise, AVERAGE, m)) for m in NAMES]
+    noise, data = Noise.of(run.config.noise), _data_name(run)
+    others = f"; {len(of.noises)} noises are in the tables" if len(of.noises) > 1 else ""
+    lead = f"{_count(run.config.training.epochs, 'epoch')}; {_tests(of)}, under {noise.phrase}{others}."
+    facts = [(f"{NAMES[m]}, incomplete conditions", of.scores(run.system, noise, AVERAGE, m)) for m in ("wa", "ua")]
     facts += [(f"WA, {c} clean", of.scores(run.system, noise, c, "wa")) for c in ("all", "none")]
     shown = [(name, f"{values[0]:.1f} %") for name, values in facts if values]
-    snrs = [f"{snr:.0f}" for snr in run.evaluated[0].content["snr_db"].values() if snr is not None]
+    snrs = [f"{snr:.0f}" for snr in run.results["snr_db"].values() if snr is not None]
     if snrs:
         shown.append((f"realised dB, {' '.join(of.modalities)}", " ".join(snrs).replace("-", "\N{MINUS SIGN}")))
     shown.append(("seconds in all", f"{sum(run.results['times'].values()):.0f}"))

@@ -195,7 +195,7 @@ class Picture:
 
 def strength_colours(count: int) -> list[str]:
     """So many, from the weakest noise to the strongest."""
-    return [to_hex(STRENGTH(i / max(count - 1, 1))) for i in range(count)]
+    return [to_hex(STRENGTH(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
 
 
 def short(name: str, most: int = 24) -> str:
