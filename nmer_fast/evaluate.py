@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +67,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     from .engine.console import Report
     from .engine.evaluation import evaluate
     from .engine.robustness import Point, Robustness, check_outputs
-    from .engine.run import load_data, load_run, make_scheduler, pick_device
+    from .engine.run import load_run, make_scheduler, pick_device, prepare
 
     _check(options)
     if options.out:
@@ -77,14 +77,7 @@ def run(options: Options, *, quiet: bool = False) -> Robustness:
     model, standardiser, config, state = load_run(options.checkpoint, device)
     noises = [override(config, change).noise for change in _changes(options, config)]
     where, own = _data_of(options, config)
-    raw, classes = load_data(where, report.line), state["data"]["class_names"]
-    unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
-    if raw.class_names != classes and not unnamed:
-        raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")
-    data = standardiser(replace(raw.with_absent(state["data"]["dims"]), class_names=classes))
-    data = data.with_context(where.context)
-    if own and data.fingerprint() != state["fingerprint"]:
-        raise UserError(f"{where.source}: expected the data that the model was trained on, got other contents")
+    data = prepare(where, standardiser, state, own=own, say=report.line)
     batches = Batches(data, device, config.training.batch_size, padding=config.noise.padding)
     points, seed = [], config.training.seed
     for noise in noises:

@@ -79,7 +79,7 @@ def test_evaluate_sweeps_in_one_table(tmp_path, capsys):
     assert all(abs(float(row["realised_snr_db_l"]) + 40) < 1 for row in rows if row["snr_db"] == "-40.0")
     entry = json.loads((tmp_path / "sweep.json").read_text())["results"][1]
     assert entry["conditions"]["vl"]["wa"] == float(rows[4]["wa"])
-    assert entry["kind"] == "gaussian"
+    assert (entry["noise"]["kind"], entry["noise"]["snr_db"]) == ("gaussian", -40)
     alone = evaluate.run(evaluate.Options(tmp_path, noise=("impulse",), snr=(-40.0,), p=0.2), quiet=True).points[0]
     assert alone.evaluation.conditions["vl"] == result.points[3].evaluation.conditions["vl"]
 

@@ -70,7 +70,7 @@ class Robustness:
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        results = [{**asdict(point.noise), **point.evaluation.as_dict()} for point in self.points]
+        results = [{"noise": asdict(point.noise), **point.evaluation.as_dict()} for point in self.points]
         as_json, as_csv = outputs(path)
         write_json(as_json, {**(about or {}), "results": results})
         write_atomically(as_csv, table.getvalue().encode())

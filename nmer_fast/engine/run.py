@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -127,6 +128,37 @@ def load_run(path: Path, device: torch.device) -> tuple[System, Standardiser, Co
             f"{path}: expected a checkpoint of a whole model, got one that does not fit: {reason}"
         ) from None
     return model.to(device).eval(), standardiser, config, state
+
+
+def prepare(
+    where: DataConfig,
+    standardiser: Standardiser,
+    state: Mapping[str, Any],
+    *,
+    own: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> FeatureSet:
+    """Data for a trained model, standardised as it was; modalities that are lacking are absent in every sample.
+
+    Args:
+        where: which samples.
+        standardiser: the model's.
+        state: the checkpoint's.
+        own: they are those that it was trained on.
+        say: is told what is found in other people's files.
+
+    Raises:
+        UserError: other classes than the model's; or its own data, with other contents than then.
+    """
+    raw, classes = load_data(where, say), state["data"]["class_names"]
+    unnamed = raw.class_names == [str(i) for i in range(len(raw.class_names))] and len(raw.class_names) <= len(classes)
+    if raw.class_names != classes and not unnamed:
+        raise UserError(f"{raw.name}: expected the classes {classes}, got {raw.class_names}")
+    data = standardiser(replace(raw.with_absent(state["data"]["dims"]), class_names=classes))
+    data = data.with_context(where.context)
+    if own and data.fingerprint() != state["fingerprint"]:
+        raise UserError(f"{where.source}: expected the data that the model was trained on, got other contents")
+    return data
 
 
 def versions() -> dict[str, str]:

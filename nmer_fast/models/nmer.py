@@ -100,7 +100,7 @@ class NMER(Separable):
         """
         specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
         with span("vae", len(encoded)):
-            z, divergence, watched = self._latent(self._attend(torch.cat([specific, invariant], dim=1)), batch)
+            z, divergence, watched = self._latent(self.attend(torch.cat([specific, invariant], dim=1)), batch)
             joint = self.decoder(torch.cat([z, invariant], dim=1))
         logits = self.classifier(joint)
         if not self.training:
@@ -132,9 +132,9 @@ class NMER(Separable):
         divergence = {"kl": kl.mean()}
         if self.config.kl == "sum":  # of the whole batch
             divergence["kl"] = divergence["kl"] * batch.whole
-        return z, divergence, {"kl_per_latent": _kl_per_latent(mu.detach(), logvar.detach())}
+        return z, divergence, {"kl_per_latent": kl_per_latent(mu.detach(), logvar.detach())}
 
-    def _attend(self, joint: Tensor) -> Tensor:
+    def attend(self, joint: Tensor) -> Tensor:
         """[h'; H'] -> the same shape, through the Transformer."""
         if self.config.tokens == "modality":
             return self.vae_encoder(joint.unflatten(1, (-1, HIDDEN))).flatten(1)
@@ -143,7 +143,7 @@ class NMER(Separable):
         return self.vae_encoder(joint)
 
 
-def _kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:
+def kl_per_latent(mu: Tensor, logvar: Tensor) -> Tensor:
     """[latent], mean over the batch: a dimension at 0 has collapsed onto the prior."""
     mu, logvar = mu.float(), logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean(0)

@@ -130,7 +130,7 @@ def test_tokens_by_hand(tokens):
         first, last = layer.linear1, layer.linear2
     x = layer.norm1(x + attended)
     x = layer.norm2(x + last(first(x).relu()))
-    torch.testing.assert_close(model._attend(joint), x.reshape(6, 768), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.attend(joint), x.reshape(6, 768), rtol=1e-4, atol=1e-5)
 
 
 def test_the_released_settings_by_hand():

@@ -1,0 +1,373 @@
+"""What the report says, section by section, in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..config import NoiseConfig
+from ..engine.checkpoint import MODEL
+from ..engine.log import ACTIVE
+from ..errors import UserError
+from ..models import SYSTEMS
+from ..sweeping.work import read_json
+from . import cells, figures
+from .collect import AVERAGE, Collection, Noise, Run, decibels
+from .figures import NAMES
+from .page import Block, Head, Matrix, Page, choice
+from .representations import (
+    NOISY,
+    RESTORED,
+    Loaded,
+    Loader,
+    Projection,
+    Seen,
+    has_joint,
+    has_posterior,
+    look,
+    picture,
+    project,
+)
+from .style import LIGHT, Key
+
+KL_KEYS = {
+    "all": Key("all clean", LIGHT["sky"]),
+    "incomplete": Key("incomplete conditions", LIGHT["blue"]),
+    "none": Key("none clean", LIGHT["vermillion"]),
+}
+LADDER = (0.0, -10.0, -20.0, -30.0, -40.0)
+"""SNRs of the pictures of features of a run that was evaluated at one: the paper's, and that of equal power."""
+
+
+def fill(page: Page, of: Collection) -> None:
+    """All sections; what cannot be had is added to `of.missing`."""
+    of.missing += [f"{name}, which failed: {message}" for name, message in of.failed.items()]
+    if of.unfinished:
+        of.missing.append(f"Runs that are not finished: {', '.join(of.unfinished)}")
+    _scores(page, of)
+    _curves(page, of)
+    _conditions(page, of)
+    _confusions(page, of)
+    _losses(page, of)
+    _models(page, of)
+    page.add("Every row and setting", *_rows(of))
+
+
+def _scores(page: Page, of: Collection) -> None:
+    """The tables."""
+    few = "" if of.shown == of.conditions else " There are too many conditions to show; the rows at the end have all."
+    if len(of.runs) == 1 and len(of.noises) == 1:
+        page.add("Scores", Block("text", WHAT_METRICS_ARE + few), Block("table", cells.of_one(of, of.noises[0])))
+        return
+    deviation = " The number behind ± is the standard deviation over runs." if _repeated(of) else ""
+    bold = " The best of a column is bold." if len(of.systems) > 1 else ""
+    overview = [(NAMES[m], [Block("table", cells.averages(of, m))]) for m in NAMES]
+    each = [(NAMES[m], [Block("table", cells.by_condition(of, m), tall=True)]) for m in NAMES]
+    page.add(
+        "Scores",
+        Block("text", WHAT_METRICS_ARE + deviation + bold + few + " A click on a column's name sorts by it."),
+        choice("Metric", overview),
+        Block("fold", [choice("Metric", each)], "By condition", "what is clean, noise by noise"),
+    )
+
+
+WHAT_METRICS_ARE = (
+    "WA is accuracy, UA the mean recall of the classes, F1 their mean F1 score. The incomplete conditions leave some "
+    "modalities clean and put noise on the others; none and all are not among them."
+)
+
+
+def _repeated(of: Collection) -> bool:
+    """Whether anything was run more than once, under other seeds or folds."""
+    return any(len(of.of(system, noise)) > 1 for system in of.systems for noise in of.noises)
+
+
+def _curves(page: Page, of: Collection) -> None:
+    drawn = figures.curves(of)
+    if drawn is None:
+        how = f"python -m nmer_fast.evaluate {of.folder} --snr 0 -10 -20 -30 -40 --out {of.folder / 'robustness'}"
+        more = "." if of.is_sweep else f"; for a curve: {how}"
+        of.missing.append(f"Accuracy against SNR: nothing was evaluated at two strengths of one noise{more}")
+        return
+    band = "A band is one standard deviation over runs to each side."
+    caption = (
+        f"{_extremes(of)} {band if _repeated(of) else 'A point is one run, so there are no bands.'} The dotted line is "
+        "what one answer to everything scores: a system on it has learned nothing that survives the noise."
+    )
+    page.add("Accuracy against SNR", page.figure(drawn, caption))
+
+
+def _extremes(of: Collection) -> str:
+    """The best average WA at both ends of the first curve, in words."""
+    noises = figures.of_curve(of, figures.curve_names(of)[0])
+
+    def best(noise: Noise) -> str:
+        found = {s: values for s in of.systems if (values := of.scores(s, noise, AVERAGE, "wa"))}
+        name = max(found, key=lambda s: fmean(found[s]))
+        who = f" ({name})" if len(found) > 1 else ""
+        return f"{fmean(found[name]):.1f} %{who} at {decibels(noise.snr_db or 0.0)}"
+
+    return f"Under {noises[0].kind} noise the highest average WA is {best(noises[0])} and {best(noises[-1])}."
+
+
+def _conditions(page: Page, of: Collection) -> None:
+    whisker = " A whisker is one standard deviation over runs." if _repeated(of) else ""
+    options: list[tuple[str, Sequence[Block]]] = []
+    for noise in of.noises:
+        caption = f"{_cost(of, noise)} The dotted line is what one answer to everything scores.{whisker}"
+        options.append((str(noise), [page.figure(figures.bars(of, noise), caption)]))
+    page.add("What is clean", choice("Noise", options))
+
+
+def _cost(of: Collection, noise: Noise) -> str:
+    """The first system's best and worst incomplete conditions."""
+    system = next(name for name in of.systems if of.of(name, noise))
+    means = {name: fmean(values) for name in of.incomplete if (values := of.scores(system, noise, name, "wa"))}
+    text = "A row names the modalities that carry no noise."
+    low, high = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
+    if means[low] == means[high]:
+        return text
+    ends = f"{means[low]:.1f} % WA with {low} clean and {means[high]:.1f} % with {high}"
+    return f"{text} Under {noise.phrase}, {system} has {ends}."
+
+
+def _confusions(page: Page, of: Collection) -> None:
+    options: list[tuple[str, Sequence[Block]]] = []
+    for noise in of.noises:
+        rows = []
+        for system in (name for name in of.systems if of.of(name, noise)):
+            found = {c: counts for c in of.shown if (counts := of.confusion(system, noise, c))}
+            rows.append((system, [_matrix(f"clean: {c}", of.classes, counts) for c, counts in found.items()]))
+        drawn = figures.confusion(of, noise)
+        name = f"{drawn.name}.png"
+        page.files[name] = drawn.png()
+        options.append((str(noise), [Block("matrices", rows), Block("link", name)]))
+    text = (
+        "A row is a true class, a column a predicted one; a cell is the percentage of the row, its tooltip the count"
+        f"{', of all runs together' if _repeated(of) else ''}. The diagonal's mean is UA."
+    )
+    page.add("Confusions", Block("text", text), choice("Noise", options))
+
+
+def _matrix(title: str, classes: Sequence[str], counts: list[list[int]]) -> Matrix:
+    percent = [[None if share is None else round(share) for share in row] for row in figures.shares(counts)]
+    rows = [(name, list(zip(p, c, strict=True))) for name, p, c in zip(classes, percent, counts, strict=True)]
+    return Matrix(title, classes, rows)
+
+
+def _losses(page: Page, of: Collection) -> None:
+    options: list[tuple[str, Sequence[Block]]] = []
+    for system in of.systems:
+        first = next(run for run in of.runs if run.system == system)
+        history = first.results["losses"]
+        if not history:
+            of.missing.append(f"Losses of {system}: results.json has none.")
+            continue
+        start, end = history[0]["total"], history[-1]["total"]
+        kept = f" The weights of epoch {first.results['epoch']} are kept." if len(of.runs) == 1 else ""
+        caption = (
+            f"The total goes from {start:.3g} to {end:.3g} in {len(history)} epochs"
+            f"{'' if len(of.runs) == 1 else f' in {first.folder.name}'}. Each term is shown without its weight, the "
+            f"mean over an epoch's steps, under dropout.{kept}"
+        )
+        options.append((system, [page.figure(figures.losses(of, system), caption)]))
+    page.add("Training", choice("System", options))
+
+
+def _rows(of: Collection) -> list[Block]:
+    runs, scores, settings = cells.runs(of), cells.scores(of), cells.settings(of)
+    table = "results.csv holds the same." if of.is_sweep else "A sweep would write the same as results.csv."
+    return [
+        Block("text", f"Nothing averaged, nothing left out. {table}"),
+        Block("fold", [Block("table", runs, tall=True)], "Runs", _count(len(runs.rows), "row")),
+        Block("fold", [Block("table", scores, tall=True)], "Scores", _count(len(scores.rows), "row")),
+        Block("fold", [Block("table", settings)], "Settings", f"{len(settings.rows)} fields and versions"),
+    ]
+
+
+def _models(page: Page, of: Collection) -> None:
+    """What needs checkpoints and data: the latent, the joint representations, one utterance's features."""
+    loader, seen, loaded = Loader(), {}, None
+    wrong: dict[str, None] = {}
+    for system in of.systems:
+        for noise in of.noises:
+            wanted = has_posterior(SYSTEMS[system]) or (noise in _ends(of) and has_joint(SYSTEMS[system]))
+            if not (wanted or loaded is None) or not (found := of.of(system, noise)):
+                continue
+            run, e = found[0]
+            try:
+                loaded = loader(run.folder)
+                if wanted:
+                    seen[system, noise] = look(loaded, e.config)
+            except UserError as error:
+                wrong[str(error)] = None
+    lost = "Some of the KL and the joint representations" if seen else "KL, joint representations, features under noise"
+    of.missing += [f"{lost}: {line}" for line in wrong]
+    _latent(page, of, seen)
+    _joint(page, of, seen)
+    if loaded is not None:
+        _utterance(page, of, loaded)
+
+
+def _ends(of: Collection) -> list[Noise]:
+    """The first kind of noise at its weakest and its strongest."""
+    first = [noise for noise in of.noises if noise.curve == of.noises[0].curve]
+    return list(dict.fromkeys((first[0], first[-1])))
+
+
+def _latent(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) -> None:
+    options: list[tuple[str, Sequence[Block]]] = []
+    for system in of.systems:
+        found = {noise: kl for (name, noise), s in seen.items() if name == system and (kl := s.kl)}
+        if not found:
+            continue
+        if len(found) == 1:
+            ((noise, kl),) = found.items()
+            curves: dict[Any, np.ndarray] = {name: value.numpy() for name, value in kl.items()}
+            keys: Mapping[Any, Key] = KL_KEYS
+            active = f"{_active(kl['incomplete'])} under {noise.phrase}"
+        else:
+            curves = {noise: kl["incomplete"].numpy() for noise, kl in found.items()}
+            keys = figures.noise_keys(list(found))
+            ends = dict.fromkeys((next(iter(found)), list(found)[-1]))
+            active = ", ".join(f"{_active(found[noise]['incomplete'])} under {noise.phrase}" for noise in ends)
+        caption = (
+            f"A dimension below {ACTIVE:g} nats (dotted) says next to nothing of the sample; above it are {active}. "
+            f"Means over the test split{'' if len(found) == 1 else ' and the incomplete conditions'}, without dropout, "
+            f"under which the training's kl is larger.{_which(of)}"
+        )
+        options.append((system, [page.figure(figures.latent(system, curves, keys), caption)]))
+    without = [name for name in of.systems if not has_posterior(SYSTEMS[name])]
+    note = (
+        f"No VAE, and so no latent to measure: {', '.join(without)}." if without and (options or not of.missing) else ""
+    )
+    page.add("Latent", choice("System", options), Block("text", note) if note else None)
+
+
+def _active(kl: Tensor) -> str:
+    return f"{int((kl > ACTIVE).sum())} of {len(kl)}"
+
+
+def _which(of: Collection) -> str:
+    """Which of several runs is looked into."""
+    return " Of each system and noise the first seed and fold." if _repeated(of) else ""
+
+
+def _joint(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) -> None:
+    options: list[tuple[str, Sequence[Block]]] = []
+    for (system, noise), s in seen.items():
+        found = project(s) if noise in _ends(of) else None
+        if found is not None:
+            drawn = figures.projection(f"{system}, {noise}", found, of.classes)
+            options.append((f"{system}, {noise}", [page.figure(drawn, _moved(found) + _which(of))]))
+    without = [name for name in of.systems if not has_joint(SYSTEMS[name])]
+    note = f"No joint representation, each modality is classified alone: {', '.join(without)}." if without else ""
+    page.add("Joint representations", choice("System and noise", options), Block("text", note) if note else None)
+
+
+def _moved(found: Projection) -> str:
+    """The caption: how far noise moves what."""
+    text = (
+        f"The first two principal components, fitted to all panels together, hold {100 * found.explained:.0f} % of the "
+        "variance; a point is a test utterance, noisy in every modality where the panel says so. "
+    )
+    if NOISY in found.moved:
+        text += f"Noise moves the encoded features by {found.moved[NOISY]:.2f} of the clean ones' variance"
+        if RESTORED in found.moved:
+            text += (
+                f", and the reconstruction by {found.moved[RESTORED]:.2f} of its own (at 1, what tells samples apart "
+                "is gone). Its target was the teacher's features of clean data, so it need not lie where this system's "
+                "own do."
+            )
+        else:
+            text += ". This system reconstructs nothing."
+    return text
+
+
+def _utterance(page: Page, of: Collection, loaded: Loaded) -> None:
+    noises = _pictured(of)
+    found = picture(loaded, list(noises.values()))
+    drawn = figures.utterance(found, list(noises))
+    caption = (
+        f"Test utterance {found.name} ({found.class_name}): standardised features from \N{MINUS SIGN}3 (blue) to 3 "
+        "(yellow). A column is a step in time, a row a feature, and features are in the order of their clean means: "
+        "what is left of that order is what is left of the signal. At 0 dB signal and noise are equally strong."
+    )
+    page.add("Features under noise", page.figure(drawn, caption))
+
+
+def _pictured(of: Collection) -> dict[Noise, NoiseConfig]:
+    """Each noise, and with it 0 dB of its kind; where there is one strength alone, the paper's others too."""
+    configs = {e.noise: e.config for run in of.runs for e in run.evaluated}
+    for noise, config in list(configs.items()):
+        if noise.snr_db is not None:
+            for snr in LADDER if len({n.snr_db for n in of.noises}) == 1 else (0.0,):
+                configs.setdefault(noise._replace(snr_db=snr), replace(config, snr_db=snr))
+    return {noise: configs[noise] for noise in sorted(configs, key=lambda noise: noise.order)}
+
+
+def head(of: Collection) -> Head:
+    """Of the page."""
+    return _head_of_sweep(of) if of.is_sweep else _head_of_run(of)
+
+
+def _head_of_run(of: Collection) -> Head:
+    (run,) = of.runs
+    noise, data = Noise.of(run.config.noise), _data_name(run)
+    others = f"; {len(of.noises)} noises are in the tables" if len(of.noises) > 1 else ""
+    lead = f"{_count(run.config.training.epochs, 'epoch')}; {_tests(of)}, under {noise.phrase}{others}."
+    facts = [(f"{NAMES[m]}, incomplete conditions", of.scores(run.system, noise, AVERAGE, m)) for m in ("wa", "ua")]
+    facts += [(f"WA, {c} clean", of.scores(run.system, noise, c, "wa")) for c in ("all", "none")]
+    shown = [(name, f"{values[0]:.1f} %") for name, values in facts if values]
+    snrs = [f"{snr:.0f}" for snr in run.results["snr_db"].values() if snr is not None]
+    if snrs:
+        shown.append((f"realised dB, {' '.join(of.modalities)}", " ".join(snrs).replace("-", "\N{MINUS SIGN}")))
+    shown.append(("seconds in all", f"{sum(run.results['times'].values()):.0f}"))
+    return Head(f"{run.system} on {data}", lead, shown, _foot(of))
+
+
+def _head_of_sweep(of: Collection) -> Head:
+    data = _data_name(of.runs[0])
+    training = [run.config.training for run in of.runs]
+    lead = f"Systems that learn emotion from {data} where some modalities are noisy, side by side: {_tests(of)}."
+    counted: dict[str, Sized] = {
+        "finished runs": of.runs,
+        "systems": of.systems,
+        "noises": of.noises,
+        "seeds": {t.seed for t in training},
+        "folds": {run.config.data.fold for run in of.runs},
+    }
+    facts = [
+        (name if len(values) > 1 else name.removesuffix("s"), str(len(values))) for name, values in counted.items()
+    ]
+    facts.append(("epochs", ", ".join(map(str, sorted({t.epochs for t in training})))))
+    return Head(f"{data}: {_count(len(of.systems), 'system')} under noise", lead, facts, _foot(of))
+
+
+def _tests(of: Collection) -> str:
+    n = next(iter(of.runs[0].evaluated[0].conditions.values()))["n"]
+    return f"{_count(n, 'test utterance')}, each in {_count(len(of.conditions), 'condition')}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _data_name(run: Run) -> str:
+    """The data set's, from the checkpoint if it is there."""
+    about = read_json(run.folder / f"{MODEL}.json")
+    return about["data"]["name"] if isinstance(about, dict) and "data" in about else Path(run.config.data.source).stem
+
+
+def _foot(of: Collection) -> str:
+    versions = of.runs[0].results["versions"]
+    return (
+        f"Made of {of.folder.name} by python -m nmer_fast.report. Trained by nmer_fast {versions['revision']} with "
+        f"torch {versions['torch']}. Colours after Okabe and Ito."
+    )

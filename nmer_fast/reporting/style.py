@@ -1,0 +1,239 @@
+"""How the report's pictures look, and their two forms: SVG inside the page, PNG beside it.
+
+A picture is drawn in the light theme's colours. In the SVG each becomes a variable of the page's style sheet, which has
+a light and a dark value, so one drawing reads well on both. Series are told apart by colour and by marker.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+COLOURS = {
+    "paper": ("#ffffff", "#15181b"),
+    "ink": ("#1c2126", "#e7e9eb"),
+    "muted": ("#5b656f", "#a0aab4"),
+    "rule": ("#dce1e5", "#31383f"),
+    # Okabe and Ito's eight; yellow darker on white, the dark ones lighter on black; and grey
+    "blue": ("#0072b2", "#3f9bdc"),
+    "orange": ("#e69f00", "#f0b129"),
+    "sky": ("#56b4e9", "#93d5fa"),
+    "green": ("#009e73", "#22b98d"),
+    "black": ("#22272c", "#f4f5f6"),
+    "purple": ("#cc79a7", "#dd92bd"),
+    "vermillion": ("#d55e00", "#f0782a"),
+    "yellow": ("#b8a500", "#f0e442"),
+    "grey": ("#8b9299", "#8f979f"),
+}
+"""By name: in the light theme, and so in PNG files, and in the dark one."""
+LIGHT = {name: light for name, (light, _) in COLOURS.items()}
+VARIABLES = {light: f"var(--{name})" for name, light in LIGHT.items()}
+SERIES = ("blue", "orange", "sky", "green", "black", "purple", "vermillion", "yellow", "grey")
+MARKERS = "os^Dv<>*X"
+SYMBOLS = dict(zip(MARKERS, "●■▲◆▼◀▶★✖", strict=True))
+"""A marker as text."""
+STRENGTH = LinearSegmentedColormap.from_list("strength", [LIGHT["sky"], LIGHT["blue"], "#7b6a8f", LIGHT["vermillion"]])
+"""From the weakest noise to the strongest: light to dark and blue to red, so that order shows without hue."""
+FONT = 10.0  # points; in the page a point is a CSS pixel
+DPI = 144
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "nmer_fast",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "axes.unicode_minus": True,
+    "font.size": FONT,
+    "font.family": ["DejaVu Sans"],  # matplotlib's own, the same everywhere
+    "text.color": LIGHT["ink"],
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.labelsize": FONT,
+    "axes.titlecolor": LIGHT["ink"],
+    "axes.titlesize": FONT + 1,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": LIGHT["rule"],
+    "grid.linewidth": 0.8,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "xtick.labelcolor": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["muted"],
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "figure.facecolor": LIGHT["paper"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Key:
+    """One series in a legend.
+
+    Attributes:
+        label: its name.
+        colour: hexadecimal, of the light theme.
+        marker: matplotlib's; none for a line or an area.
+        dashed: its line, if it has one.
+        bare: no line, the marker alone.
+    """
+
+    label: str
+    colour: str
+    marker: str = ""
+    dashed: bool = False
+    bare: bool = False
+
+    @property
+    def css(self) -> str:
+        """The colour in the page."""
+        return _variables(self.colour)
+
+    @property
+    def symbol(self) -> str:
+        """The marker as text."""
+        return SYMBOLS.get(self.marker, "")
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of `Axes.plot`."""
+        style = "none" if self.bare else (0, (4, 2)) if self.dashed else "-"
+        return {"color": self.colour, "marker": self.marker, "linestyle": style}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        draw: on them.
+        about: what it shows, for those who do not see it.
+    """
+
+    draw: Callable[[Axes], None]
+    about: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Panels that belong together: an SVG each in the page, which puts as many beside each other as fit, and one PNG.
+
+    Attributes:
+        name: of the PNG file, without suffix.
+        title: above it.
+        panels: row by row.
+        columns: of the PNG.
+        size: of a panel, width and height in inches.
+        legend: of all panels.
+    """
+
+    name: str
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 2
+    size: tuple[float, float] = (5.0, 3.3)
+    legend: Sequence[Key] = ()
+
+    def svgs(self) -> Iterator[str]:
+        """Each panel, for the page."""
+        for number, panel in enumerate(self.panels):
+            with _drawing():
+                figure = Figure(figsize=self.size, layout="constrained")
+                panel.draw(figure.subplots())
+                file = io.StringIO()
+                nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+                figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+            yield _for_page(file.getvalue(), f"{self.name}-{number}-", panel.about)
+
+    def png(self) -> bytes:
+        """All panels, with title and legend, on an opaque ground."""
+        columns = min(self.columns, len(self.panels))
+        rows = -(-len(self.panels) // columns)
+        entries = max(1, int(columns * self.size[0] / 1.9))
+        head = 0.5 + 0.27 * -(-len(self.legend) // entries)
+        width, height = columns * self.size[0], rows * self.size[1] + head
+        with _drawing():
+            figure = Figure(figsize=(width, height), layout="constrained")
+            engine = figure.get_layout_engine()
+            assert isinstance(engine, ConstrainedLayoutEngine)
+            engine.set(w_pad=0.12, h_pad=0.12, rect=(0, 0, 1, 1 - head / height))
+            figure.text(0.16 / width, 1 - 0.16 / height, self.title, va="top", weight="bold", size=FONT + 3)
+            axes = [ax for row in figure.subplots(rows, columns, squeeze=False) for ax in row]
+            for panel, ax in zip(self.panels, axes, strict=False):
+                panel.draw(ax)
+            for ax in axes[len(self.panels) :]:
+                ax.remove()
+            if self.legend:
+                handles = [Line2D([], [], label=short(key.label), **key.line) for key in self.legend]
+                place = (0.06 / width, 1 - 0.4 / height)
+                figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=entries)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        return file.getvalue()
+
+
+def strength_colours(count: int) -> list[str]:
+    """So many, from the weakest noise to the strongest."""
+    return [to_hex(STRENGTH(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
+
+
+def short(name: str, most: int = 24) -> str:
+    """A name in one line of a picture."""
+    line = " ".join(name.split())
+    return line if len(line) <= most else line[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Inside, matplotlib has the report's settings, and says nothing of characters that its own font lacks."""
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph")
+        yield
+
+
+def _variables(text: str) -> str:
+    """The light theme's colours as variables."""
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: VARIABLES.get(found[0], found[0]), text)
+
+
+def _for_page(svg: str, prefix: str, about: str) -> str:
+    """A file of matplotlib's as a part of a page: smaller, themed, its ids its own, with a label."""
+    svg = svg[svg.index("<svg ") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert size is not None
+    width, height = size.groups()
+    body = re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], prefix), svg[svg.index(">") + 1 :])
+    body = re.sub(r"\s*\n\s*", "", body)
+    return f'<svg viewBox="0 0 {width} {height}" style="--width:{width}" role="img" aria-label="{escape(about)}">{body}'
+
+
+def _tag(tag: str, prefix: str) -> str:
+    """One tag of `_for_page`."""
+    tag = re.sub(r' id="(?![mp][0-9a-f]{10}\b)[^"]*"|font-family: [^;]*; | transform="rotate\(-0 [^"]*"', "", tag)
+    tag = re.sub(r'(id="|"#|url\(#)([mp][0-9a-f]{10}\b)', rf"\g<1>{prefix}\g<2>", tag)
+    if "base64" in tag:
+        return tag
+    tag = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), tag)
+    return re.sub(r" ?\n", " ", _variables(tag))
