@@ -244,7 +244,7 @@ def test_archives(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "free_memory", lambda: 1_000_000_000)
     for make, message in (
         (bomb, "memory: .*bomb.npz: its arrays would take about 1.3 GiB; 0.9 GiB are free"),
-        (liar, r"liar.npz: .* got: 8?[0-9]+ bytes for an array of float32 \[6, 20000000\]"),
+        (liar, "liar.npz: expected an .npz of plain arrays .no objects., got: "),
         (promise, r"promise.npz: .* got: 0 bytes for an array of float32 \[6, 34359738368\]"),
         (overlapping, "memory: .*overlapping.npz: its arrays would take about 228.0 GiB; 0.9 GiB are free"),
         (squeezed, "squeezed.npz: .* got: x.npy in a compression that NumPy does not write"),
