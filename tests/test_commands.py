@@ -143,7 +143,7 @@ def test_features_of_ones_own(tmp_path):
     ("arguments", "message"),
     [
         ("--data nowhere.npz", "nowhere.npz: expected a feature-set file"),
-        ("--data .", ".: expected an .npz of plain arrays (no objects), got: [Errno 21] Is a directory"),
+        ("--data .", ".: expected a folder with A/, V/, L/ and target/, or one of .csd files, got neither"),
         ("--data mine.npz --size 40", "size, difficulty: expected with the synthetic data alone"),
         ("--snr -10 --steps a=1 v=1 l=1", "snr, steps: expected one of the two"),
         ("--snr inf", "noise.snr_db: expected a finite number, got inf"),

@@ -52,8 +52,8 @@ def test_all_folds_of_a_folder(tmp_path, capsys):
         ("mosei.pkl none/x.safetensors", "out: expected a name in a folder that exists, got none/x.safetensors"),
         ("mosei.pkl x.safetensors --format csd", "mosei.pkl: expected a folder for the format csd"),
         ("mosei.pkl x.safetensors --format mmsa-pkl", "mosei.pkl: train: regression_labels: expected scores"),
-        ("mosei.pkl x.safetensors --format xml", "--format: "),
-        ("mosei.pkl x.safetensors --binarise ge1", "--binarise: "),
+        ("mosei.pkl x.safetensors --format xml", "invalid choice 'xml' for argument '--format'"),
+        ("mosei.pkl x.safetensors --binarise ge1", "invalid choice 'ge1' for argument '--binarise'"),
         ("mosei.pkl", "Missing from"),
     ],
 )  # fmt: skip
