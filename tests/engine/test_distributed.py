@@ -98,6 +98,15 @@ def test_what_depends_on_batch_mates_is_refused(cfg, rows, match):
     Ranks().check(cfg, rows)
 
 
+def test_padding_that_counts_is_the_whole_batchs():
+    data = dataset()
+    rows, options = data.splits["train"], {"padding": True}
+    whole, parts = (Batches(data, CPU, 4, ranks=r, **options).shuffled(rows, 0, 0) for r in (Ranks(), Ranks(1, 2)))
+    for batch, part in zip(whole, parts, strict=True):
+        for name, lengths in batch.lengths.items():
+            assert torch.equal(part.lengths[name], lengths[-len(part.labels) :])
+
+
 @pytest.mark.parametrize("name", ["late_fusion", "mctn"])
 def test_a_parts_step_is_one_graph(name, monkeypatch):
     """Dynamo's part, over two epochs of batches whose sizes and lengths change: the whole batch's vary too."""
