@@ -5,21 +5,24 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from nmer_fast.config import PRESETS, Config, NMERConfig, NoiseConfig
 from nmer_fast.engine.batches import Batches, add_noise
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest
 from nmer_fast.engine.distributed import Ranks
-from nmer_fast.engine.trainer import train
+from nmer_fast.engine.trainer import all_sizes_differ, compiled, noisy_step, train
 from nmer_fast.errors import UserError
+from nmer_fast.models import make_system
 
 from .ranks import Said
-from .test_engine import CPU, config, dataset, scalars, scheduler
+from .test_engine import CPU, SMALL, config, dataset, scalars, scheduler
 
 ROOT = Path(__file__).resolve().parents[2]
 STILL = [f"model.{name}=0" for name in ("dropout", "transformer_dropout", "classifier_dropout")]
@@ -93,6 +96,32 @@ def test_what_depends_on_batch_mates_is_refused(cfg, rows, match):
     with pytest.raises(UserError, match=match):
         Ranks(1, 2).check(cfg, rows)
     Ranks().check(cfg, rows)
+
+
+def test_padding_that_counts_is_the_whole_batchs():
+    data = dataset()
+    rows, options = data.splits["train"], {"padding": True}
+    whole, parts = (Batches(data, CPU, 4, ranks=r, **options).shuffled(rows, 0, 0) for r in (Ranks(), Ranks(1, 2)))
+    for batch, part in zip(whole, parts, strict=True):
+        for name, lengths in batch.lengths.items():
+            assert torch.equal(part.lengths[name], lengths[-len(part.labels) :])
+
+
+@pytest.mark.parametrize("name", ["late_fusion", "mctn"])
+def test_a_parts_step_is_one_graph(name, monkeypatch):
+    """Dynamo's part, over two epochs of batches whose sizes and lengths change: the whole batch's vary too."""
+    data, noise, cfg = dataset(70), scheduler(), config(replace(SMALL, system=name))
+    model, real = make_system(data.dims, 2, cfg.model), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda step, **options: real(step, backend="eager", **options))
+    step, batches = compiled(noisy_step(model, noise, cfg, CPU)), Batches(data, CPU, 16, ranks=Ranks(0, 2))
+    counters.clear()
+    step(all_sizes_differ(next(batches.shuffled(data.splits["train"], 0, 0))))
+    for rows in (data.splits["train"], data.splits["test"]):
+        for epoch in range(2):
+            for batch in batches.shuffled(rows, 0, epoch):
+                assert batch.whole > len(batch.labels)
+                step(batch)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 # ---------------------------------------------------------------- torchrun

@@ -17,7 +17,7 @@ from nmer_fast.data import Ragged, limits
 from nmer_fast.engine import memory, saving, trainer
 from nmer_fast.engine.log import Log
 from nmer_fast.errors import UserError
-from nmer_fast.models import SYSTEMS
+from nmer_fast.models import SYSTEMS, make_system
 
 from .test_engine import CPU, QUIET, config, dataset, scheduler
 
@@ -81,6 +81,13 @@ def test_a_step_takes_about_what_is_foreseen(name, shapes):
     dims, steps = SHAPES[shapes]
     foreseen = memory.step_bytes(dims, 4, of(name, dims), steps, SIZE, CPU)
     assert foreseen / measured(shapes)[name] == pytest.approx(1, abs=0.25)
+
+
+def test_weights_have_gradients_and_moments():
+    """Of a step of next to nothing they are all."""
+    weights = sum(p.nbytes for p in make_system({"a": 3}, 2, NMERConfig()).parameters())
+    foreseen = memory.step_bytes({"a": 3}, 2, NMERConfig(), {"a": 8}, 1, CPU)
+    assert 4 * weights <= foreseen < 4.5 * weights
 
 
 def test_the_reference_takes_more(monkeypatch):
