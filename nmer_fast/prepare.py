@@ -1,10 +1,11 @@
-"""python -m nmer_fast.prepare: other people's features into one packed store, which opens in milliseconds."""
+"""python -m nmer_fast.prepare: other people's features into one packed store; what is in them; and features of wavs."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -12,47 +13,107 @@ from .command import run_command
 from .config import Format, Rule
 from .errors import UserError
 
+if TYPE_CHECKING:
+    from .engine.console import Report
+
 
 @dataclass(frozen=True)
 class Options:
     """Convert a source of features to a packed store, and say what was found in it.
 
     Attributes:
-        source: a file or folder of one of the formats (docs/formats.md).
-        out: the store, a .safetensors file.
+        paths: SOURCE, a file or folder of one of the formats (docs/formats.md), and OUT, the store, a .safetensors
+            file. Beside --audio-dir OUT alone, beside --inspect none.
         format: of the source; auto tells it from what it finds.
         binarise: which are positive, where the source has scores: ge0 (>= 0, as in the paper), gt0 (> 0), or nonzero (>
             0, and utterances of score 0 left out).
+        inspect: instead, say what is inside this file or folder, and write nothing.
+        plot: a .png of that, too.
+        audio_dir: instead, write openSMILE's descriptors of all wavs in this folder to OUT, an .h5.
+        workers: processes for that; by default one for each core.
     """
 
-    source: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
+    paths: tyro.conf.Positional[tuple[Path, ...]] = ()
     format: Format = "auto"
     binarise: Rule = "ge0"
+    inspect: Path | None = None
+    plot: Path | None = None
+    audio_dir: Path | None = None
+    workers: int | None = None
 
 
 def run(options: Options, *, quiet: bool = False) -> None:
-    """Read all folds of the source, write the store, print what was found.
+    """Convert, inspect or extract.
 
     Raises:
         UserError: one line that names what is wrong; nothing is written then.
+        Stopped: extraction, by Ctrl-C or SIGTERM; the same command goes on.
     """
-    if options.out.suffix != ".safetensors":
-        raise UserError(f"out: expected a name that ends in .safetensors, got {options.out}")
-    if not options.out.parent.is_dir():
-        raise UserError(f"out: expected a name in a folder that exists, got {options.out}")
+    check(options)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
-    from .data import load_folds, write_store
     from .engine.console import Report
 
     report = Report(quiet=quiet)
-    sets, findings = load_folds(options.source, format=options.format, binarise=options.binarise)
+    if options.inspect is not None:
+        look_inside(options.inspect, options, report)
+    elif options.audio_dir is not None:
+        from .preparing.audio import extract
+
+        extract(options.audio_dir, options.paths[0], workers=options.workers, report=report)
+    else:
+        convert(options, report)
+
+
+def check(options: Options) -> None:
+    """Refuse options that contradict each other."""
+    if options.inspect is not None and options.audio_dir is not None:
+        raise UserError("inspect, audio-dir: expected one of the two, got both")
+    if options.plot is not None and options.inspect is None:
+        raise UserError(f"plot: expected with --inspect alone, got {options.plot}")
+    if options.workers is not None and options.audio_dir is None:
+        raise UserError(f"workers: expected with --audio-dir alone, got {options.workers}")
+    expected, form = (0, "no more than --inspect FILE") if options.inspect else (2, "SOURCE OUT")
+    if options.audio_dir is not None:
+        expected, form = 1, "--audio-dir WAVS OUT"
+    if len(options.paths) != expected:
+        raise UserError(f"paths: expected {form}, got {' '.join(map(str, options.paths)) or 'none'}")
+
+
+def convert(options: Options, report: Report) -> None:
+    """Read all folds of the source, write the store, print what was found."""
+    source, out = options.paths
+    if out.suffix != ".safetensors":
+        raise UserError(f"out: expected a name that ends in .safetensors, got {out}")
+    if not out.parent.is_dir():
+        raise UserError(f"out: expected a name in a folder that exists, got {out}")
+    from .data import load_folds, write_store
+
+    sets, findings = load_folds(source, format=options.format, binarise=options.binarise)
     for line in findings.told():
         report.line(line)
-    write_store(sets, options.out, source=options.source if options.source.is_file() else None)
+    write_store(sets, out, source=source if source.is_file() else None)
     folds = f"{len(sets)} folds, " if len(sets) > 1 else ""
-    size = options.out.stat().st_size / 2**20
-    report.line(f"written: {options.out}: {len(sets[0])} samples, {folds}{size:.1f} MiB")
+    size = out.stat().st_size / 2**20
+    report.line(f"written: {out}: {len(sets[0])} samples, {folds}{size:.1f} MiB")
+
+
+def look_inside(source: Path, options: Options, report: Report) -> None:
+    """Print what a source holds, what training would refuse included."""
+    from .data import load_folds, tolerant
+    from .preparing import picture
+    from .preparing.inspect import inspect
+
+    if options.plot is not None:
+        picture.check(options.plot)
+    with tolerant():
+        sets, findings = load_folds(source, format=options.format, binarise=options.binarise)
+    for line in findings.told():
+        report.line(line)
+    inspection = inspect(sets)
+    inspection.print(report.console)
+    if options.plot is not None:
+        inspection.plot(options.plot)
+        report.line(f"written: {options.plot}")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from nmer_fast import evaluate, prepare, sweep, train
@@ -22,7 +23,7 @@ def mosei(tmp_path):
 
 def test_a_source_becomes_a_store_and_what_was_found_is_said(mosei, tmp_path, capsys):
     out = tmp_path / "mosei.safetensors"
-    prepare.run(prepare.Options(mosei, out))
+    prepare.run(prepare.Options((mosei, out)))
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("mosei.pkl: read as multibench-pkl")
     assert "1 values of -inf in a are made 0, as MultiBench does" in said
@@ -37,7 +38,7 @@ def test_a_source_becomes_a_store_and_what_was_found_is_said(mosei, tmp_path, ca
 def test_all_folds_of_a_folder(tmp_path, capsys):
     writers.write_mmin(tmp_path / "IEMOCAP", folds=10)
     out = tmp_path / "x.safetensors"
-    prepare.run(prepare.Options(tmp_path / "IEMOCAP", out))
+    prepare.run(prepare.Options((tmp_path / "IEMOCAP", out)))
     assert ": 24 samples, 10 folds, " in capsys.readouterr().out.splitlines()[-1]
     sets, _ = load_folds(tmp_path / "IEMOCAP")
     assert [read_store(out, k).fingerprint() for k in range(1, 11)] == [data.fingerprint() for data in sets]
@@ -54,7 +55,14 @@ def test_all_folds_of_a_folder(tmp_path, capsys):
         ("mosei.pkl x.safetensors --format mmsa-pkl", "mosei.pkl: train: regression_labels: expected scores"),
         ("mosei.pkl x.safetensors --format xml", "invalid choice 'xml' for argument '--format'"),
         ("mosei.pkl x.safetensors --binarise ge1", "invalid choice 'ge1' for argument '--binarise'"),
-        ("mosei.pkl", "Missing from"),
+        ("mosei.pkl", "paths: expected SOURCE OUT, got mosei.pkl"),
+        ("mosei.pkl --inspect mosei.pkl", "paths: expected no more than --inspect FILE, got mosei.pkl"),
+        ("--audio-dir wavs", "paths: expected --audio-dir WAVS OUT, got none"),
+        ("mosei.pkl x.safetensors --plot x.png", "plot: expected with --inspect alone, got x.png"),
+        ("mosei.pkl x.safetensors --workers 2", "workers: expected with --audio-dir alone, got 2"),
+        ("--inspect mosei.pkl --audio-dir wavs", "inspect, audio-dir: expected one of the two, got both"),
+        ("--inspect nowhere.npz", "nowhere.npz: expected a feature-set file (.npz), found no such file"),
+        ("--audio-dir wavs x.npz", "out: expected a file's name that ends in .h5, got x.npz"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(arguments, message, mosei, monkeypatch, capsys):
@@ -75,7 +83,7 @@ def test_the_commands_take_a_source_as_it_is(mosei, tmp_path, capsys):
     one = train.run(train.Options(data=str(mosei), epochs=1, settings=settings, out=tmp_path / "one"))
     assert "positive: score > 0" in capsys.readouterr().out
     assert one["config"]["data"]["binarise"] == "gt0"
-    prepare.run(prepare.Options(mosei, tmp_path / "mosei.safetensors", binarise="gt0"), quiet=True)
+    prepare.run(prepare.Options((mosei, tmp_path / "mosei.safetensors"), binarise="gt0"), quiet=True)
     data = str(tmp_path / "mosei.safetensors")
     other = train.run(train.Options(data=data, epochs=1, settings=SETTINGS, out=tmp_path / "other"), quiet=True)
     assert one["losses"] == other["losses"]
@@ -94,3 +102,35 @@ def test_synthetic_data_has_no_format(tmp_path):
     for setting in ("data.format=csd", "data.binarise=gt0"):
         with pytest.raises(UserError, match=r"^format, binarise: expected with files alone, got them beside the synth"):
             train.run(train.Options(settings=(setting,), out=tmp_path / "x"), quiet=True)
+
+
+def test_inspection_says_what_training_would_refuse_and_writes_its_picture(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[4, 1] = np.nan
+    split = np.array(["train"] * 12 + ["test"] * 8)
+    np.savez(tmp_path / "mine.npz", a=x, label=np.arange(20) % 2, split=split)
+    prepare.run(prepare.Options(inspect=tmp_path / "mine.npz", plot=tmp_path / "mine.png"))
+    said = capsys.readouterr().out
+    assert "mine: 20 samples, 2 classes" in said
+    assert any(line.startswith("a: ") and "NaN" in line for line in said.splitlines())
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="expected finite numbers"):
+        load_folds(tmp_path / "mine.npz")
+
+
+def test_inspection_of_another_format_tells_its_repairs(mosei, capsys):
+    prepare.run(prepare.Options(inspect=mosei))
+    said = capsys.readouterr().out
+    assert "1 values of -inf in a are made 0, as MultiBench does" in said
+    assert "mosei: 24 samples" in said
+
+
+def test_wavs_become_descriptors(tmp_path):
+    pytest.importorskip("opensmile", reason="openSMILE is not installed (pip install 'nmer_fast[audio]')")
+    soundfile, h5py = (pytest.importorskip(name) for name in ("soundfile", "h5py"))
+    (tmp_path / "wavs").mkdir()
+    soundfile.write(tmp_path / "wavs" / "one.wav", np.sin(np.arange(16000) / 10) / 2, 16000)
+    prepare.run(prepare.Options((tmp_path / "a.h5",), audio_dir=tmp_path / "wavs", workers=1), quiet=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert list(file) == ["one"]
+        assert file["one"].shape == (10, 130)
