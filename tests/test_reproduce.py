@@ -209,8 +209,8 @@ def test_unseen_noise_goes_on_where_it_was(done, tmp_path, calls):
     reproduce.run(replace(options, systems=("men",), seeds=(0,), snr=(-20.0,)), quiet=True)
     assert len(calls) == 1 + 1 + 4  # trained, evaluated under gaussian, and under four others
     men = rows(tmp_path / "unseen_results.csv")
-    assert {(r["noise"], r["snr_db"], r["trained_noise"]) for r in men} == {
-        ("impulse", "-20.0", ""), ("uniform", "-20.0", ""), ("laplace", "-20.0", ""), ("missing", "", ""),
+    assert {(r["noise"], r["snr_db"], r["trained_noise"], r["trained_snr_db"]) for r in men} == {
+        ("impulse", "-20.0", "", ""), ("uniform", "-20.0", "", ""), ("laplace", "-20.0", "", ""), ("missing", "", "", ""),
     }  # fmt: skip
 
 
