@@ -69,7 +69,7 @@ def _limits(of: Collection, kinds: Sequence[str], metric: str) -> tuple[float, f
     noises = [n for kind in kinds for n in of_curve(of, kind)]
     cells = [values for s in of.systems for n in noises if (values := of.scores(s, n, AVERAGE, metric))]
     low = min([of.floor(metric), *(fmean(values) - spread(values) for values in cells)])
-    high = max(fmean(values) + spread(values) for values in cells)
+    high = max([of.floor(metric), *(fmean(values) + spread(values) for values in cells)])
     margin = 0.06 * (high - low) + 0.2
     return low - margin, high + margin
 
