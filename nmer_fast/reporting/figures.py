@@ -83,7 +83,8 @@ def _draw_curves(ax: Axes, of: Collection, kind: str, metric: str, limits: tuple
         x, middle = np.array([snr for snr, _ in points]), np.array([fmean(values) for _, values in points])
         around, key = np.array([spread(values) for _, values in points]), system_key(name)
         if around.any():
-            ax.fill_between(x, middle - around, middle + around, color=key.colour, alpha=BAND, linewidth=0)
+            opacity = BAND if len(of.systems) < 5 else BAND / 2
+            ax.fill_between(x, middle - around, middle + around, color=key.colour, alpha=opacity, linewidth=0)
         ax.plot(x, middle, **key.line)
     ratios = [n.snr_db for n in noises if n.snr_db is not None]
     _floor(ax, of, metric, horizontal=True)
