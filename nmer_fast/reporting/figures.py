@@ -69,7 +69,7 @@ def _limits(of: Collection, kinds: Sequence[str], metric: str) -> tuple[float, f
     noises = [n for kind in kinds for n in of_curve(of, kind)]
     cells = [values for s in of.systems for n in noises if (values := of.scores(s, n, AVERAGE, metric))]
     low = min([of.floor(metric), *(fmean(values) - spread(values) for values in cells)])
-    high = max(fmean(values) + spread(values) for values in cells)
+    high = max([of.floor(metric), *(fmean(values) + spread(values) for values in cells)])
     margin = 0.06 * (high - low) + 0.2
     return low - margin, high + margin
 
@@ -83,7 +83,8 @@ def _draw_curves(ax: Axes, of: Collection, kind: str, metric: str, limits: tuple
         x, middle = np.array([snr for snr, _ in points]), np.array([fmean(values) for _, values in points])
         around, key = np.array([spread(values) for _, values in points]), system_key(name)
         if around.any():
-            ax.fill_between(x, middle - around, middle + around, color=key.colour, alpha=BAND, linewidth=0)
+            opacity = BAND if len(of.systems) < 5 else BAND / 2
+            ax.fill_between(x, middle - around, middle + around, color=key.colour, alpha=opacity, linewidth=0)
         ax.plot(x, middle, **key.line)
     ratios = [n.snr_db for n in noises if n.snr_db is not None]
     _floor(ax, of, metric, horizontal=True)

@@ -27,7 +27,7 @@ COLOURS = {
     "ink": ("#1c2126", "#e7e9eb"),
     "muted": ("#5b656f", "#a0aab4"),
     "rule": ("#dce1e5", "#31383f"),
-    # Okabe and Ito's eight; yellow darker on white, the dark ones lighter on black; and grey
+    # Okabe and Ito's eight; yellow a little darker on white, the dark ones lighter on black; and grey
     "blue": ("#0072b2", "#3f9bdc"),
     "orange": ("#e69f00", "#f0b129"),
     "sky": ("#56b4e9", "#93d5fa"),
@@ -35,15 +35,15 @@ COLOURS = {
     "black": ("#22272c", "#f4f5f6"),
     "purple": ("#cc79a7", "#dd92bd"),
     "vermillion": ("#d55e00", "#f0782a"),
-    "yellow": ("#b8a500", "#f0e442"),
-    "grey": ("#8b9299", "#8f979f"),
+    "yellow": ("#e4d420", "#f0e442"),
+    "grey": ("#6b7279", "#7a828a"),
 }
 """By name: in the light theme, and so in PNG files, and in the dark one."""
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 VARIABLES = {light: f"var(--{name})" for name, light in LIGHT.items()}
 SERIES = ("blue", "orange", "sky", "green", "black", "purple", "vermillion", "yellow", "grey")
-MARKERS = "os^Dv<>*X"
-SYMBOLS = dict(zip(MARKERS, "●■▲◆▼◀▶★✖", strict=True))
+MARKERS = "os^Dv<>*XP"
+SYMBOLS = dict(zip(MARKERS, "●■▲◆▼◀▶★✖✚", strict=True))
 """A marker as text."""
 STRENGTH = LinearSegmentedColormap.from_list("strength", [LIGHT["sky"], LIGHT["blue"], "#7b6a8f", LIGHT["vermillion"]])
 """From the weakest noise to the strongest: light to dark and blue to red, so that order shows without hue."""
