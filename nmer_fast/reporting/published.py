@@ -14,6 +14,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..data import FeatureSet
+from ..data.loaded import TABLE_1
 
 SYSTEMS = {
     "men": "MEN",
@@ -48,9 +49,9 @@ class Corpus:
     test: int
 
 
-CORPORA = (
-    Corpus("IEMOCAP", "iemocap", {"happy": 1636, "angry": 1103, "sad": 1084, "neutral": 1708}, 4446, 557),
-    Corpus("CMU-MOSEI", "mosei", {"positive": 14842, "negative": 6066}, 16265, 4643),
+CORPORA = tuple(
+    Corpus(name, word, TABLE_1[name].classes, **TABLE_1[name].splits)
+    for name, word in (("IEMOCAP", "iemocap"), ("CMU-MOSEI", "mosei"))
 )
 
 
