@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from ..config import Config, NoiseConfig, describe_ratio, from_dict
 from ..engine.checkpoint import MODEL
 from ..errors import UserError
-from ..models import SYSTEMS, system_class
+from ..models import SYSTEMS, System, system_class
 from ..noise import KINDS, Conditions
 from ..sweep import DEFINITION
+from ..sweeping.grid import name_system
 from ..sweeping.table import FAILED, Row, rows_of_evaluation
 from ..sweeping.work import RESULTS, read_evaluations, read_json, read_results
 
@@ -103,8 +104,8 @@ class Run:
 
     @property
     def system(self) -> str:
-        """Its name."""
-        return self.config.model.system
+        """Its name; of a unimodal one with its modality, as unimodal.a."""
+        return name_system(self.config.model.system, self.config.model.modality)
 
     def rows(self) -> Iterator[Row]:
         """Of the table that a sweep would write of it."""
@@ -135,7 +136,7 @@ class Collection:
     @cached_property
     def systems(self) -> list[str]:
         """In the registry's order."""
-        return [name for name in SYSTEMS if any(run.system == name for run in self.runs)]
+        return list(dict.fromkeys(run.system for run in self.runs))
 
     @cached_property
     def noises(self) -> list[Noise]:
@@ -204,6 +205,11 @@ class Collection:
         return 100 * fmean(max(true) / sum(true) if metric == "wa" else 1 / len(true) for true in truths)
 
 
+def class_of(system: str) -> type[System]:
+    """The class of a system, whatever its modality."""
+    return system_class(system.partition(".")[0])
+
+
 def collect(folder: Path) -> Collection:
     """Read a folder.
 
@@ -239,7 +245,7 @@ def _collect_sweep(folder: Path) -> Collection:
 def _order(run: Run) -> tuple[Any, ...]:
     """By system, noise, fold and seed."""
     place = run.config.data.fold or 0, run.config.training.seed
-    return list(SYSTEMS).index(run.system), run.evaluated[0].noise.order, *place
+    return list(SYSTEMS).index(run.config.model.system), run.system, run.evaluated[0].noise.order, *place
 
 
 def _read(folder: Path, *, in_sweep: bool) -> Run:
@@ -251,7 +257,7 @@ def _read(folder: Path, *, in_sweep: bool) -> Run:
     assert results is not None
     config = from_dict(results["config"], f"{folder / RESULTS}: ")
     entries = read_evaluations(folder)
-    if not (in_sweep and system_class(config.model.system).complete):
+    if not (in_sweep and class_of(config.model.system).complete):
         entries = [{"noise": results["config"]["noise"], "seconds": results["times"]["evaluate"], **results}, *entries]
     if not in_sweep:
         entries += [entry for path in sorted(folder.glob("*.json")) for entry in _of_evaluate(path, config)]

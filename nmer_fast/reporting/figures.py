@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from ..engine.log import ACTIVE
 from ..models import SYSTEMS
-from .collect import AVERAGE, Collection, Noise, decibels
+from .collect import AVERAGE, Collection, Noise, class_of, decibels
 from .representations import Projection, Utterance
 from .style import LIGHT, MARKERS, SERIES, Key, Panel, Picture, short, strength_colours
 
@@ -30,8 +30,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def system_key(name: str) -> Key:
-    """A system looks the same in every report: its place in the registry decides."""
-    place = list(SYSTEMS).index(name)
+    """A system looks the same in every report: its place in the registry decides, and a modality's first letter."""
+    base, _, modality = name.partition(".")
+    place = list(SYSTEMS).index(base) + sum(map(ord, modality[:1])) % 8
     return Key(name, LIGHT[SERIES[place % len(SERIES)]], MARKERS[place % len(MARKERS)], place >= len(SERIES))
 
 
@@ -208,7 +209,7 @@ def losses(of: Collection, system: str) -> Picture:
     runs = [run for run in of.runs if run.system == system]
     trained: dict[Noise | None, list[Any]] = {}
     for run in runs:
-        complete = SYSTEMS[system].complete
+        complete = class_of(system).complete
         trained.setdefault(None if complete else Noise.of(run.config.noise), []).append(run.results["losses"])
     keys = noise_keys([noise for noise in trained if noise is not None]) or {None: Key("complete data", LIGHT["blue"])}
     terms = list(dict.fromkeys(term for run in runs for epoch in run.results["losses"] for term in epoch))

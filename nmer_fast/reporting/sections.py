@@ -15,10 +15,9 @@ from ..config import NoiseConfig
 from ..engine.checkpoint import MODEL
 from ..engine.log import ACTIVE
 from ..errors import UserError
-from ..models import SYSTEMS
 from ..sweeping.work import read_json
 from . import cells, figures
-from .collect import AVERAGE, Collection, Noise, Run, decibels
+from .collect import AVERAGE, Collection, Noise, Run, class_of, decibels
 from .figures import NAMES
 from .page import Block, Head, Matrix, Page, choice
 from .representations import (
@@ -197,7 +196,7 @@ def _models(page: Page, of: Collection) -> None:
     wrong: dict[str, None] = {}
     for system in of.systems:
         for noise in of.noises:
-            wanted = has_posterior(SYSTEMS[system]) or (noise in _ends(of) and has_joint(SYSTEMS[system]))
+            wanted = has_posterior(class_of(system)) or (noise in _ends(of) and has_joint(class_of(system)))
             if not (wanted or loaded is None) or not (found := of.of(system, noise)):
                 continue
             run, e = found[0]
@@ -243,7 +242,7 @@ def _latent(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) 
             f"under which the training's kl is larger.{_which(of)}"
         )
         options.append((system, [page.figure(figures.latent(system, curves, keys), caption)]))
-    without = [name for name in of.systems if not has_posterior(SYSTEMS[name])]
+    without = [name for name in of.systems if not has_posterior(class_of(name))]
     note = (
         f"No VAE, and so no latent to measure: {', '.join(without)}." if without and (options or not of.missing) else ""
     )
@@ -266,7 +265,7 @@ def _joint(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) -
         if found is not None:
             drawn = figures.projection(f"{system}, {noise}", found, of.classes)
             options.append((f"{system}, {noise}", [page.figure(drawn, _moved(found) + _which(of))]))
-    without = [name for name in of.systems if not has_joint(SYSTEMS[name])]
+    without = [name for name in of.systems if not has_joint(class_of(name))]
     note = f"No joint representation, each modality is classified alone: {', '.join(without)}." if without else ""
     page.add("Joint representations", choice("System and noise", options), Block("text", note) if note else None)
 

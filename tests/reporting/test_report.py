@@ -14,6 +14,7 @@ import torch
 
 from nmer_fast import evaluate, report, sweep, train
 from nmer_fast.errors import UserError
+from nmer_fast.reporting import figures
 from nmer_fast.reporting.collect import collect
 from nmer_fast.reporting.style import COLOURS, SERIES
 
@@ -455,3 +456,15 @@ def test_text_has_contrast(theme):
     for name in ("ink", "muted", "blue"):
         bright, dim = sorted((paper, luminance(COLOURS[name][theme])), reverse=True)
         assert (bright + 0.05) / (dim + 0.05) > 4.5, name
+
+
+def test_classifiers_of_one_modality_are_told_apart(tmp_path):
+    systems = ("unimodal.a", "unimodal.v", "unimodal.l")
+    options = sweep.Options(tmp_path / "sweep", systems, ("gaussian",), (-10.0,), (), (0,), epochs=1, settings=TINY)
+    assert sweep.run(options, quiet=True).failed == {}
+    of = collect(tmp_path / "sweep")
+    assert sorted(of.systems) == sorted(systems)
+    assert all(len(of.of(system, noise)) == 1 for system in systems for noise in of.noises)
+    assert len({(key.colour, key.marker) for key in map(figures.system_key, systems)}) == 3
+    page = report.run(report.Options(tmp_path / "sweep"), quiet=True).read_text()
+    assert all(system in page for system in systems)
