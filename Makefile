@@ -19,7 +19,7 @@ train: $(READY)  ## train and evaluate NMER on the embedded data set (ARGS="--sn
 	$(BIN)/python -m nmer_fast.train --compile $(ARGS)
 
 test: $(READY)  ## all fast tests, under 10 minutes on two cores; the Triton kernels in its interpreter
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_kernels.py
 
 test-slow: $(READY)  ## the tests that take minutes each

@@ -343,7 +343,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         ("--out new --systems", "systems: expected one or more, got none"),
         ("--out new --noise pink", "noise.kind: expected 'gaussian'"),
         ("--out new --noise missing --snr -10", "snr: expected none with missing modalities alone"),
-        ("--out new --snr 1e300", "noise.snr_db: expected at most 200, got 1e+300"),
+        ("--out new --snr 1e300", "noise.snr_db: expected decibels from -200 to 200"),
         ("--out new --seeds -1", "training.seed: expected at least 0, got -1"),
         ("--out new --folds 2", "fold: expected none, the synthetic data has no folds, got 2"),
         ("--out new --set training.seed=1 --seeds 2", "set: training.seed is given by --set and by an option"),

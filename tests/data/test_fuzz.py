@@ -1,8 +1,8 @@
 """Damaged files of every format: each is loaded and valid, or refused in one line; nothing crashes, hangs or changes quietly.
 
 Only .npz and the packed store hold checksums, and of them nothing damaged is loaded as something else. In the other
-formats a changed feature, label or name that is still one cannot be told from the truth; but damage stays where it is: in
-a split's array.
+formats a changed feature, label or name that is still one cannot be told from the truth; values may then differ, but in no
+more samples than so many changed bytes can reach.
 """
 
 import signal

@@ -215,7 +215,7 @@ def test_too_little_memory_is_said_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr(
         unpickle, "check_memory", lambda what, wanted: (_ for _ in ()).throw(UserError(f"{what} {wanted}"))
     )
-    assert "its contents 30" in refusal(tmp_path, b"\x80\x04N......")
+    assert "its contents 27" in refusal(tmp_path, b"\x80\x04N......")
 
 
 def test_files_that_are_none(tmp_path):
