@@ -208,7 +208,10 @@ def test_it_overfits_64_samples():
         optimizer.zero_grad()
         model(b).losses["total"].backward()
         optimizer.step()
-    assert (model.eval()(b).logits.argmax(1) == b.labels).float().mean() == 1
+        if step % 10 == 9 and (model.eval()(b).logits.argmax(1) == b.labels).all():
+            return
+        model.train()
+    raise AssertionError("not learnt in 150 steps")
 
 
 def test_teacher_targets_are_its_features():
