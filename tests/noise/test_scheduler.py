@@ -329,3 +329,12 @@ def test_a_range_stays_exact_when_the_model_is_cast():
 def test_no_range(snr_db):
     with pytest.raises(ValueError, match=r"^snr_db: expected decibels, or a range's lower and higher end, got \("):
         NoiseScheduler(VARIANCES, snr_db=snr_db)
+
+
+@pytest.mark.parametrize("convention", ["exact", "paper"])
+def test_a_narrow_range_of_impulse_noise_is_its_one_snr(convention):
+    options = {"kind": "impulse", "snr_convention": convention}
+    fixed = NoiseScheduler(VARIANCES, snr_db=-10, **options).alpha_bars
+    narrow = NoiseScheduler(VARIANCES, snr_db=(-10, -9.99999), **options)
+    alpha_bars = narrow._mixed_alpha_bars(torch.tensor([0, 0]), torch.arange(5))
+    torch.testing.assert_close(alpha_bars, fixed.expand(5, 3), rtol=1e-5, atol=0)
