@@ -14,6 +14,15 @@ def _fixed_torch_state():
     torch._dynamo.reset()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For modules that ask for it by `pytestmark`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def cmu_mosi() -> Path:
     path = SHARED / "data" / "cmu_mosi" / "cmu_mosi.npz"

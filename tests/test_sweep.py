@@ -61,13 +61,7 @@ def files(folder):
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As in the subprocesses and Ray's tasks, whose bits are compared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # as in the subprocesses and Ray's tasks, whose bits are compared
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from .loaded import Loaded
-from .sentiment import MODALITIES, Utterances, cut, last_steps, names_of, padded, parts, scores
+from .sentiment import MODALITIES, Utterances, cut, features_of, last_steps, names_of, parts, scores
 
 
 def from_mmsa(path: Path, content: Any, rule: str) -> Loaded:
@@ -30,12 +30,8 @@ def from_mmsa(path: Path, content: Any, rule: str) -> Loaded:
 
 
 def _add(out: Utterances, where: str, split: str, part: dict[str, Any]) -> None:
-    features = {m: padded(where, part, key) for m, key in MODALITIES.items()}
+    features = features_of(where, part)
     n = len(features["l"])
-    if any(len(f) != n for f in features.values()):
-        raise UserError(
-            f"{where}: expected as many utterances in all modalities, got {[len(f) for f in features.values()]}"
-        )
     lengths = {"l": _tokens(where, part.get("text_bert"), features["l"])}
     for m in ("a", "v"):
         key = f"{MODALITIES[m]}_lengths"

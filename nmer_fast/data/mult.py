@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from .loaded import Loaded
 from .sentiment import (
     MODALITIES,
     Utterances,
     cut,
+    features_of,
     first_steps,
     last_steps,
     names_of,
-    padded,
     parts,
     scores,
     video_and_place,
@@ -35,15 +34,10 @@ def from_mult(path: Path, content: Any, rule: str) -> Loaded:
     """
     out = Utterances(path, "MulT", minus_infinity=("a",), nan=False)
     splits = parts(path, content)
-    features = {
-        s: {m: padded(f"{path}: {s}", part, key) for m, key in MODALITIES.items()} for s, part in splits.items()
-    }
+    features = {split: features_of(f"{path}: {split}", part) for split, part in splits.items()}
     on_left = {m: _padded_on_left(m, [f[m] for f in features.values()], out) for m in MODALITIES}
     for split, part in splits.items():
         where, n = f"{path}: {split}", len(features[split]["l"])
-        if any(len(f) != n for f in features[split].values()):
-            got = [len(f) for f in features[split].values()]
-            raise UserError(f"{where}: expected as many utterances in all modalities, got {got}")
         labels, ids = scores(f"{where}: labels", part.get("labels"), n), names_of(where, part.get("id"), n)
         sequences = {
             m: cut(f, first_steps(f), f.shape[1]) if on_left[m] else cut(f, 0, last_steps(f))

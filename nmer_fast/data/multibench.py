@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from .loaded import Loaded
-from .sentiment import MODALITIES, Utterances, cut, first_steps, names_of, padded, parts, scores, video_and_place
+from .sentiment import Utterances, cut, features_of, first_steps, names_of, parts, scores, video_and_place
 
 
 def from_multibench(path: Path, content: Any, rule: str) -> Loaded:
@@ -34,12 +33,8 @@ def from_multibench(path: Path, content: Any, rule: str) -> Loaded:
 
 def _add(out: Utterances, where: str, split: str, part: dict[str, Any]) -> int:
     """Append one split and return how many utterances were dropped."""
-    features = {m: padded(where, part, key) for m, key in MODALITIES.items()}
+    features = features_of(where, part)
     n = len(features["l"])
-    if any(len(f) != n for f in features.values()):
-        raise UserError(
-            f"{where}: expected as many utterances in all modalities, got {[len(f) for f in features.values()]}"
-        )
     labels, ids = scores(f"{where}: labels", part.get("labels"), n), names_of(where, part.get("id"), n)
     start = {m: first_steps(f) for m, f in features.items()}
     keep = np.flatnonzero(start["l"] < features["l"].shape[1])

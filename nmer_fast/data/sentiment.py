@@ -140,7 +140,17 @@ def parts(path: Path, content: Any) -> dict[str, dict[str, Any]]:
     return out
 
 
-def padded(where: str, part: Mapping[str, Any], key: str) -> np.ndarray:
+def features_of(where: str, part: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Padded features [N, T, D] of one split, by modality, all of as many utterances."""
+    features = {m: _padded(where, part, key) for m, key in MODALITIES.items()}
+    if len({len(f) for f in features.values()}) > 1:
+        raise UserError(
+            f"{where}: expected as many utterances in all modalities, got {[len(f) for f in features.values()]}"
+        )
+    return features
+
+
+def _padded(where: str, part: Mapping[str, Any], key: str) -> np.ndarray:
     """Features [N, T, D] of one split."""
     value = part.get(key)
     if not isinstance(value, np.ndarray) or value.ndim != 3 or value.dtype.kind != "f" or 0 in value.shape:

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from nmer_fast import evaluate, report, sweep, train
 from nmer_fast.errors import UserError
@@ -26,12 +25,7 @@ CLASSES = [BAD, '" style="}*{display:none"', "$\\frac{1}{0}$ & Ünï"]
 SPEECH, WORDS = "<img src=x onerror=alert(1)>", "text"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
