@@ -172,7 +172,7 @@ def _moved(ragged: Ragged, device: torch.device) -> Ragged:
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, each made by a thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, batches, None)

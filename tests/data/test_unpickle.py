@@ -136,7 +136,7 @@ def dtype(spec, state=b""):
         (pickle.dumps({1: 3}), "expected strings for keys, got int"),
         (pickle.dumps({1, 2}, 4), "expected strings for keys, got int"),
         (pickle.dumps({1, 2}, 2), "expected strings for keys, got int"),
-        (pickle.dumps(frozenset("ab"), 4), "opcode b'\\x91'"),
+        (pickle.dumps(frozenset("a"), 4), "opcode b'\\x91'"),
         (pickle.dumps(1 + 2j), "asks for builtins.complex: refused"),
         (pickle.dumps(range(3)), "asks for builtins.range: refused"),
         (pickle.dumps(np.random.default_rng(0)), "asks for numpy.random._pickle.__generator_ctor: refused"),

@@ -211,7 +211,7 @@ def test_one_ahead_and_no_more():
         used.append(i)
         assert len(made) <= i + 2
     assert used == [0, 1, 2, 3, 4]
-    assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
 
 
 def test_what_goes_wrong_ahead_is_raised_and_who_stops_early_leaves_no_thread():
@@ -226,4 +226,4 @@ def test_what_goes_wrong_ahead_is_raised_and_who_stops_early_leaves_no_thread():
     early = ahead(iter(range(10)))
     assert next(early) == 0
     early.close()
-    assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
