@@ -9,7 +9,7 @@
 namespace nmer_fast {
 
 // Raised with INTERFACE in nmer_fast/ops/_library.py when an op's arguments change, so that an older build is not used.
-inline constexpr int kInterface = 3;
+inline constexpr int kInterface = 4;
 
 enum class Kind { gaussian, impulse, uniform, laplace };
 enum class Type { float32, bfloat16, float16, float64 };
@@ -54,8 +54,8 @@ struct LstmBackward {
   const float* weight_hh;
   const float* gates;
   const float* cell;
-  const float* grad;  // of pooled
-  const std::int64_t* argmax;
+  const float* grad;           // of pooled, or without argmax of hidden: [rows, encoders, width], row s + t of step t
+  const std::int64_t* argmax;  // or null
   float* d_gates;  // before their activations; zero in the unused row of each sample
 };
 // Convolutions over time, as convolution.h says.
@@ -102,8 +102,8 @@ struct Kernels {
   void (*pack_columns)(const float* weight, int columns, int size, int tap, int dims, float* panels);
   void (*product)(const Product&, int begin, int end, int panel);
   // One encoder, over a group of samples.
-  void (*lstm_max_pool)(const Lstm&, int encoder, const int* samples, int count);
-  void (*lstm_max_pool_backward)(const LstmBackward&, int encoder, const int* samples, int count);
+  void (*lstm)(const Lstm&, int encoder, const int* samples, int count);
+  void (*lstm_backward)(const LstmBackward&, int encoder, const int* samples, int count);
   // A panel's columns of some samples; one part of the input dimensions, of `conv_part` each.
   void (*conv_max_pool)(const Convolution&, int begin, int end, int panel);
   void (*conv_max_pool_backward)(const ConvolutionBackward&, int part);

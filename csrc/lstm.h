@@ -49,7 +49,7 @@ struct Rows {
   float* cell[kGroup];
 };
 
-inline void lstm_max_pool(const Lstm& s, int encoder, const int* samples, int count) {
+inline void lstm(const Lstm& s, int encoder, const int* samples, int count) {
   const int width = s.width;
   const long gate_row = 4l * width * s.encoders, state_row = static_cast<long>(width) * s.encoders;
   const std::vector<float> panels = gates_together(s.weight_hh + encoder * 4l * width * width, width);
@@ -148,7 +148,7 @@ inline std::vector<float> in_panels(const float* weight, int rows, int width, in
   return out;
 }
 
-inline void lstm_max_pool_backward(const LstmBackward& s, int encoder, const int* samples, int count) {
+inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples, int count) {
   const int width = s.width, vectors = width % (4 * kLanes) == 0 ? 4 : 1;
   const long gate_row = 4l * width * s.encoders, state_row = static_cast<long>(width) * s.encoders;
   const std::vector<float> panels =
@@ -170,9 +170,10 @@ inline void lstm_max_pool_backward(const LstmBackward& s, int encoder, const int
       cell[i] = s.cell + row * state_row + encoder * static_cast<long>(width);
       const long pooled = samples[i] * state_row + encoder * static_cast<long>(width);
       for (int u = 0; u < width; u += kLanes) {
-        alignas(64) float into[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane)
-          into[lane] = s.argmax[pooled + u + lane] == t ? s.grad[pooled + u + lane] : 0.0f;
+        alignas(64) float won[kLanes];
+        for (int lane = 0; s.argmax != nullptr && lane < kLanes; ++lane)
+          won[lane] = s.argmax[pooled + u + lane] == t ? s.grad[pooled + u + lane] : 0.0f;
+        const float* into = s.argmax != nullptr ? won : s.grad + row * state_row + encoder * static_cast<long>(width) + u;
         float* dh_at = d_hidden.data() + i * static_cast<long>(width) + u;
         float* dc_at = d_cell.data() + i * static_cast<long>(width) + u;
         const F32 in = load(gates[i] + u), f = load(gates[i] + width + u);

@@ -257,6 +257,24 @@ Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Inde
   return out;
 }
 
+// [rows, W] of samples that have a row more than steps -> [B, steps, W], each from its row `first` on; zeros beyond.
+Tensor unpacked_steps(const Tensor& rows, const Tensor& lengths, Index steps, Index first) {
+  const Sequences sequences(lengths);
+  Tensor out = output({lengths.size(0), steps, rows.size(1)}, rows.scalar_type());
+  const Index* of = lengths.const_data_ptr<Index>();
+  const Index step = rows.size(1) * static_cast<Index>(rows.element_size());
+  const auto* from = static_cast<const char*>(rows.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  parallel(0, lengths.size(0), 8, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; ++b) {
+      char* here = to + b * steps * step;
+      std::memcpy(here, from + (sequences.starts[b] + first) * step, of[b] * step);
+      std::memset(here + of[b] * step, 0, (steps - of[b]) * step);
+    }
+  });
+  return out;
+}
+
 // inputs: packed_steps(x, lengths, 1, 0); the states' tensors have `capacity` rows, of which the first are used.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor& inputs, Index capacity,
                                                                    const Tensor& lengths, const Tensor& weight_ih,
@@ -286,12 +304,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor&
       weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(), hidden.mutable_data_ptr<float>(),
       cell.mutable_data_ptr<float>(), pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
   sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
-    k.lstm_max_pool(lstm, encoder, samples, count);
+    k.lstm(lstm, encoder, samples, count);
   });
   return {pooled, argmax, hidden, cell, gates};
 }
 
-// [rows, E, 4H]: gradients of the gates before their activations.
+// [rows, E, 4H]: gradients of the gates before their activations. grad: of the maxima, or with an empty argmax of all
+// states, as packed_steps makes it.
 Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths, const Tensor& weight_hh,
                                 const Tensor& argmax, const Tensor& cell, const Tensor& gates) {
   const Tensor grad = packed(grad_input);
@@ -301,9 +320,9 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
   const nmer_fast::LstmBackward lstm{
       static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
       weight_hh.const_data_ptr<float>(), gates.const_data_ptr<float>(), cell.const_data_ptr<float>(),
-      grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(), d_gates.mutable_data_ptr<float>()};
+      grad.const_data_ptr<float>(), argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr, d_gates.mutable_data_ptr<float>()};
   sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
-    nmer_fast::kernels().lstm_max_pool_backward(lstm, encoder, samples, count);
+    nmer_fast::kernels().lstm_backward(lstm, encoder, samples, count);
   });
   return d_gates;
 }
@@ -425,6 +444,7 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("reparameterize_kl", TORCH_BOX(&reparameterize_kl));
   m.impl("reparameterize_kl_backward", TORCH_BOX(&reparameterize_kl_backward));
   m.impl("packed_steps", TORCH_BOX(&packed_steps));
+  m.impl("unpacked_steps", TORCH_BOX(&unpacked_steps));
   m.impl("lstm_recurrence", TORCH_BOX(&lstm_recurrence));
   m.impl("lstm_recurrence_backward", TORCH_BOX(&lstm_recurrence_backward));
   m.impl("windows_max", TORCH_BOX(&windows_max));

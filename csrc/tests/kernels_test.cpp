@@ -131,11 +131,19 @@ void lstm(const Kernels& k, int width) {
   std::memcpy(gates.get(), given.get(), rows * 4 * row * sizeof(float));
   const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(), gates.get(),
                      hidden.get(), cell.get(), pooled.get(), argmax.get()};
-  for (int e = 0; e < kEncoders; ++e) k.lstm_max_pool(forward, e, order, kSamples);
+  for (int e = 0; e < kEncoders; ++e) k.lstm(forward, e, order, kSamples);
   auto d_gates = buffer<float>(rows * 4 * row, NAN);
   const LstmBackward backward{kEncoders,   width,      lengths,       starts,      weight.get(),
                               gates.get(), cell.get(), grad.get(), argmax.get(), d_gates.get()};
-  for (int e = 0; e < kEncoders; ++e) k.lstm_max_pool_backward(backward, e, order, kSamples);
+  for (int e = 0; e < kEncoders; ++e) k.lstm_backward(backward, e, order, kSamples);
+  // The same gradients, given as those of the states.
+  auto of_states = buffer<float>(rows * row), d_same = buffer<float>(rows * 4 * row, NAN);
+  for (int b = 0; b < kSamples; ++b)
+    for (std::int64_t u = 0; u < row && lengths[b] > 0; ++u) of_states[(starts[b] + argmax[b * row + u]) * row + u] = 1;
+  const LstmBackward by_step{kEncoders,   width,      lengths,         starts,  weight.get(),
+                             gates.get(), cell.get(), of_states.get(), nullptr, d_same.get()};
+  for (int e = 0; e < kEncoders; ++e) k.lstm_backward(by_step, e, order, kSamples);
+  for (std::int64_t i = 0; i < rows * 4 * row; ++i) check(d_same[i] == d_gates[i], "gradients of states", k.isa, i);
   for (int e = 0; e < kEncoders; ++e) {
     for (int b = 0; b < kSamples; ++b) {
       // The sum over units of the maximum, with one input of a gate moved by `by`.

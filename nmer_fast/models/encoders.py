@@ -25,6 +25,18 @@ def lstm_weights(inputs: int, hidden: int) -> tuple[nn.Parameter, nn.Parameter, 
     return nn.Parameter(ih), nn.Parameter(hh), nn.Parameter(bias)
 
 
+class LSTM(nn.Module):
+    """One-layer LSTM of 128: [B, T, D] -> all states, [B, T, 128]; zeros beyond the lengths."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight_ih, self.weight_hh, self.bias = lstm_weights(dim, HIDDEN)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """A state sees no later step."""
+        return ops.lstm_states(x, lengths, self.weight_ih, self.weight_hh, self.bias)
+
+
 class LSTMEncoder(nn.Module):
     """One-layer LSTM of 128, max-pooled over valid steps: [B, T, D] -> [B, 128]; zeros for an absent sample."""
 

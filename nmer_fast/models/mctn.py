@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ..config import NMERConfig
 from ..errors import UserError
-from .encoders import HIDDEN, Classifier
+from .encoders import HIDDEN, LSTM, Classifier
 from .interface import Batch, Output, Separable
-from .recurrent import LSTM
 
 LAMBDA_TRANSLATION, LAMBDA_CYCLE = 0.1, 0.1  # of the authors' code
 TINY = 1e-9  # below any mean of steps
@@ -26,12 +25,12 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = LSTM(HIDDEN, HIDDEN)
+        self.lstm = LSTM(HIDDEN)
 
-    def forward(self, states: Tensor, lengths: Tensor, steps: int) -> Tensor:
+    def forward(self, states: Tensor, lengths: Tensor, out_lengths: Tensor, steps: int) -> Tensor:
         """Encoder states [B, T, 128], zeros beyond their lengths -> [B, steps, 256], its states and what they see."""
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, HIDDEN)
-        decoded = self.lstm(states.gather(1, last).expand(-1, steps, -1))
+        decoded = self.lstm(states.gather(1, last).expand(-1, steps, -1), out_lengths)
         seen = valid(states, lengths)
         seen = torch.cat([torch.ones_like(seen[:, :1]), seen[:, 1:]], dim=1)  # an absent source attends to a zero state
         attended = F.scaled_dot_product_attention(
@@ -55,16 +54,15 @@ class Chain(nn.Module):
         super().__init__()
         levels = len(dims) - 1
         self.into = nn.ModuleList(nn.Linear(dim, HIDDEN) for dim in dims[:2])
-        self.encoders = nn.ModuleList(LSTM(HIDDEN, HIDDEN) for _ in range(levels))
+        self.encoders = nn.ModuleList(LSTM(HIDDEN) for _ in range(levels))
         self.decoders = nn.ModuleList(Decoder() for _ in range(levels))
         self.outs = nn.ModuleList(nn.Linear(2 * HIDDEN, dim) for dim in dims)
 
     def forward(self, source: Tensor, lengths: Tensor) -> list[Tensor]:
         """[B, T, D] -> each level's states, [B, T, 128], zeros beyond the lengths."""
-        mask = valid(source, lengths)[..., None]
-        x, states = self.into[0](torch.where(mask, source, 0.0)), []
+        x, states = self.into[0](torch.where(valid(source, lengths)[..., None], source, 0.0)), []
         for encoder in self.encoders:
-            x = torch.where(mask, encoder(x), 0.0)
+            x = encoder(x, lengths)
             states.append(x)
         return states
 
@@ -77,20 +75,19 @@ class Chain(nn.Module):
         """
         translation = states[0].new_zeros(())
         for level, decoder in enumerate(self.decoders, 1):
-            decoded = decoder(states[level - 1], lengths[0], clean[level].shape[1])
+            decoded = decoder(states[level - 1], lengths[0], lengths[level], clean[level].shape[1])
             translated = self.outs[level](decoded)
             translation = translation + squared_error(
                 translated, clean[level], lengths[level], lengths[0], mean_steps(of_all[level], of_all[0])
             )
             if level == 1:
-                back = self._back(translated, lengths[1], clean[0].shape[1])
+                back = self._back(translated, lengths[1], lengths[0], clean[0].shape[1])
         return translation, squared_error(back, clean[0], lengths[0], lengths[1], mean_steps(of_all[0], of_all[1]))
 
-    def _back(self, translated: Tensor, lengths: Tensor, steps: int) -> Tensor:
+    def _back(self, translated: Tensor, lengths: Tensor, out_lengths: Tensor, steps: int) -> Tensor:
         """The first target's translation, as it came out, into the source."""
-        mask = valid(translated, lengths)[..., None]
-        states = torch.where(mask, self.encoders[0](self.into[1](torch.where(mask, translated, 0.0))), 0.0)
-        return self.outs[0](self.decoders[0](states, lengths, steps))
+        states = self.encoders[0](self.into[1](translated), lengths)
+        return self.outs[0](self.decoders[0](states, lengths, out_lengths, steps))
 
 
 class MCTN(Separable):

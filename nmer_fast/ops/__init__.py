@@ -8,7 +8,7 @@ from ._args import rng_tensor
 from ._library import load_compiled
 from .convolution import conv_max_pool
 from .gather import gather_padded
-from .lstm import lstm_max_pool
+from .lstm import lstm_max_pool, lstm_states
 from .noise import add_noise, add_noise_multimodal, mix_noise, noise, noise_like
 from .philox import noise_counter, philox
 from .rng import rng_next
@@ -21,6 +21,7 @@ __all__ = [
     "conv_max_pool",
     "gather_padded",
     "lstm_max_pool",
+    "lstm_states",
     "mix_noise",
     "noise",
     "noise_counter",

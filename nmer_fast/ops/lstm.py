@@ -1,6 +1,6 @@
-"""ops.lstm_max_pool: a one-layer LSTM and the max of its hidden states over valid steps, as one registered op.
+"""A one-layer LSTM as registered ops: lstm_max_pool, the max of its states over valid steps; lstm_states, all of them.
 
-torch.compile refuses nn.LSTM; this compiles, takes lengths, and is equal to nn.LSTM on valid steps.
+torch.compile refuses nn.LSTM; these compile, take lengths, and are equal to nn.LSTM on valid steps.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from ._function import refuse_compiled_transform
 from ._library import LIBRARY, define
 
 
-def _fake_forward(
-    x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (batch, steps, _), (encoders, _, hidden) = x.shape, weight_hh.shape
-    rows = batch * (steps + 1)
-    return (
-        x.new_empty(batch, encoders, hidden),
-        x.new_empty(batch, encoders, hidden, dtype=torch.int64),
-        x.new_empty(rows, encoders, hidden),
-        x.new_empty(rows, encoders, hidden, dtype=reference.kl_dtype(x.dtype)),
-        x.new_empty(rows, encoders, 4 * hidden),
-    )
+def _fake_rows(x: Tensor, weight_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, steps, _), (encoders, _, width) = x.shape, weight_hh.shape
+    rows, wide = batch * (steps + 1), reference.kl_dtype(x.dtype)
+    hidden, cell = (x.new_empty(rows, encoders, width, dtype=dtype) for dtype in (x.dtype, wide))
+    return hidden, cell, x.new_empty(rows, encoders, 4 * width)
+
+
+def _fake_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
+    pooled = x.new_empty(x.shape[0], weight_hh.shape[0], weight_hh.shape[2])
+    return pooled, torch.empty_like(pooled, dtype=torch.int64), *_fake_rows(x, weight_hh)
+
+
+def _fake_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
+    return x.new_empty(*x.shape[:2], weight_hh.shape[0], weight_hh.shape[2]), *_fake_rows(x, weight_hh)
 
 
 def _fake_backward(grad: Tensor, x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, *rest: Any) -> Any:
@@ -43,7 +45,7 @@ _lstm_max_pool = define(
     "lstm_max_pool(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
     "-> (Tensor pooled, Tensor argmax, Tensor hidden, Tensor cell, Tensor gates)",
     reference.lstm_max_pool,
-    _fake_forward,
+    _fake_max_pool,
 )
 _lstm_max_pool_backward = define(
     "lstm_max_pool_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
@@ -51,8 +53,21 @@ _lstm_max_pool_backward = define(
     reference.lstm_max_pool_backward,
     _fake_backward,
 )
+_lstm_states = define(
+    "lstm_states(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
+    "-> (Tensor states, Tensor hidden, Tensor cell, Tensor gates)",
+    reference.lstm_states,
+    _fake_states,
+)
+_lstm_states_backward = define(
+    "lstm_states_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor hidden, Tensor cell, Tensor gates, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)",
+    reference.lstm_states_backward,
+    _fake_backward,
+)
 # Parts that the C++ library alone has; the products of the weights' gradients are torch's.
 LIBRARY.define("packed_steps(Tensor x, Tensor lengths, int more, int least) -> Tensor")
+LIBRARY.define("unpacked_steps(Tensor rows, Tensor lengths, int steps, int first) -> Tensor")
 LIBRARY.define(
     "lstm_recurrence(Tensor inputs, int capacity, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -65,25 +80,38 @@ LIBRARY.define(
 
 def register_compiled() -> None:
     """The CPU kernels of float32 and widths of whole vectors; the reference serves for the rest."""
-    LIBRARY.impl("lstm_max_pool", _cpu, "CPU")
-    LIBRARY.impl("lstm_max_pool_backward", _cpu_backward, "CPU")
+    LIBRARY.impl("lstm_max_pool", _cpu_max_pool, "CPU")
+    LIBRARY.impl("lstm_max_pool_backward", _cpu_max_pool_backward, "CPU")
+    LIBRARY.impl("lstm_states", _cpu_states, "CPU")
+    LIBRARY.impl("lstm_states_backward", _cpu_states_backward, "CPU")
 
 
 def _served(x: Tensor, weight_hh: Tensor) -> bool:
     return x.dtype == torch.float32 and weight_hh.shape[2] % 16 == 0
 
 
-def _cpu(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-    """Valid steps alone, end to end: the states' tensors are as long as all steps, and their first rows are used."""
+def _cpu_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
     if not _served(x, weight_hh):
         return reference.lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
+    return _recurrence(x, lengths.clamp(0, x.shape[1]).contiguous(), weight_ih, weight_hh, bias)
+
+
+def _cpu_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
+    if not _served(x, weight_hh):
+        return reference.lstm_states(x, lengths, weight_ih, weight_hh, bias)
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    inputs, weights = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0), (weight_ih, weight_hh, bias)
-    capacity = x.shape[0] * (x.shape[1] + 1)
+    _, _, hidden, cell, gates = _recurrence(x, lengths, weight_ih, weight_hh, bias)
+    states = torch.ops.nmer_fast.unpacked_steps(hidden.flatten(1), lengths, x.shape[1], 1)
+    return states.unflatten(2, hidden.shape[1:]), hidden, cell, gates
+
+
+def _recurrence(x: Tensor, lengths: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Valid steps alone, end to end: the states' tensors are as long as all steps, and their first rows are used."""
+    inputs, capacity = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0), x.shape[0] * (x.shape[1] + 1)
     return torch.ops.nmer_fast.lstm_recurrence(inputs, capacity, lengths, *(w.contiguous() for w in weights))
 
 
-def _cpu_backward(
+def _cpu_max_pool_backward(
     grad: Tensor,
     x: Tensor,
     lengths: Tensor,
@@ -95,32 +123,56 @@ def _cpu_backward(
     gates: Tensor,
     need_x: bool,
 ) -> Any:
-    """One product for both encoders' inputs, one an encoder for its states."""
     if not _served(x, weight_hh):
         return reference.lstm_max_pool_backward(
             grad, x, lengths, weight_ih, weight_hh, argmax, hidden, cell, gates, need_x
         )
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
+    return _back(grad, argmax, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
+
+
+def _cpu_states_backward(
+    grad: Tensor,
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    gates: Tensor,
+    need_x: bool,
+) -> Any:
+    if not _served(x, weight_hh):
+        return reference.lstm_states_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
+    lengths = lengths.clamp(0, x.shape[1]).contiguous()
+    rows = torch.ops.nmer_fast.packed_steps(grad.flatten(2), lengths, 1, 0)
+    return _back(rows, lengths.new_empty(0), x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
+
+
+def _back(
+    grad: Tensor,
+    argmax: Tensor,
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    gates: Tensor,
+    need_x: bool,
+) -> Any:
+    """One product for all encoders' inputs, one an encoder for its states."""
     inputs = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0)
     d_gates = torch.ops.nmer_fast.lstm_recurrence_backward(grad, lengths, weight_hh.contiguous(), argmax, cell, gates)
-    flat = d_gates.flatten(1)
+    flat, grad_x = d_gates.flatten(1), x.new_empty(0)
     grad_hh = torch.stack([d_gates[:, e].t() @ hidden[: len(inputs), e] for e in range(weight_hh.shape[0])])
-    grad_x = x.new_empty(0)
     if need_x:
-        valid = torch.arange(x.shape[1]) < lengths[:, None]
-        rows = torch.arange(int(lengths.sum())) + torch.arange(len(lengths)).repeat_interleave(lengths)
-        grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        grad_x[valid] = (flat @ weight_ih.flatten(0, 1))[rows]
+        grad_x = torch.ops.nmer_fast.unpacked_steps(flat @ weight_ih.flatten(0, 1), lengths, x.shape[1], 0)
     return grad_x, (flat.t() @ inputs).view_as(weight_ih), grad_hh, flat.sum(0).view(weight_ih.shape[:2])
 
 
-class LSTMMaxPool(torch.autograd.Function):
-    """Differentiable once, in x and the weights."""
-
-    @staticmethod
-    def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-        """The registered op."""
-        return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
+class LSTMFunction(torch.autograd.Function):
+    """What both ops' Functions share: differentiable once, in x and the weights."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -130,15 +182,42 @@ class LSTMMaxPool(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # the others' would be zeros as large as all states
         ctx.save_for_backward(x, lengths, weight_ih, weight_hh, *output[1:])
 
+
+class LSTMMaxPool(LSTMFunction):
+    """The pooled states."""
+
+    @staticmethod
+    def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
+        """The registered op."""
+        return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
+
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         """Back through time."""
-        if grad is None:
-            return (None,) * 5
-        need_x = ctx.needs_input_grad[0]
-        with torch.autocast(grad.device.type, enabled=False):
-            grad_x, grad_ih, grad_hh, grad_bias = _lstm_max_pool_backward(grad, *ctx.saved_tensors, need_x)
-        return grad_x if need_x else None, None, grad_ih, grad_hh, grad_bias
+        return _through_time(_lstm_max_pool_backward, ctx, grad)
+
+
+class LSTMStates(LSTMFunction):
+    """All states."""
+
+    @staticmethod
+    def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
+        """The registered op."""
+        return _lstm_states(x, lengths, weight_ih, weight_hh, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        """Back through time."""
+        return _through_time(_lstm_states_backward, ctx, grad)
+
+
+def _through_time(op: torch._ops.OpOverload, ctx: Any, grad: Tensor | None) -> Any:
+    if grad is None:
+        return (None,) * 5
+    need_x = ctx.needs_input_grad[0]
+    with torch.autocast(grad.device.type, enabled=False):
+        grad_x, grad_ih, grad_hh, grad_bias = op(grad, *ctx.saved_tensors, need_x)
+    return grad_x if need_x else None, None, grad_ih, grad_hh, grad_bias
 
 
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
@@ -161,6 +240,28 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
+    return _apply("lstm_max_pool", LSTMMaxPool, x, lengths, weight_ih, weight_hh, bias)
+
+
+def lstm_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
+    """The hidden states of `lstm_max_pool`'s LSTM at every step; its arguments, errors and exactness.
+
+    Returns:
+        [B, T, H] or [B, T, E, H], of x's dtype; zeros beyond the lengths.
+    """
+    return _apply("lstm_states", LSTMStates, x, lengths, weight_ih, weight_hh, bias)
+
+
+def _apply(
+    name: str,
+    function: type[LSTMFunction],
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Check, cast under autocast, apply; the encoders' axis is the last but one, where there is one."""
     check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
@@ -173,7 +274,7 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
             raise ValueError(f"{name}: expected {list(expected)} for x {describe(x)}, got {describe(weight)}")
         check_same(name, weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
     valid = steps_tensor(lengths, x)
-    refuse_compiled_transform("lstm_max_pool")
+    refuse_compiled_transform(name)
     if encoders:
-        return LSTMMaxPool.apply(x, valid, weight_ih, weight_hh, bias)[0]
-    return LSTMMaxPool.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0][:, 0]
+        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
+    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)

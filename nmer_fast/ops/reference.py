@@ -241,7 +241,30 @@ def reparameterize_kl_backward(
 def lstm_max_pool(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """E encoders of one input: (pooled, argmax [B, E, H], hidden, cell [B (T + 1), E, H], gates [B (T + 1), E, 4H]).
+    """E encoders of one input: (pooled, argmax [B, E, H], and the rows of `_lstm_recurrence`)."""
+    hidden, cell, gates = _lstm_recurrence(x, lengths, weight_ih, weight_hh, bias)
+    (batch, steps, _), (encoders, _, width) = x.shape, weight_hh.shape
+    if steps == 0:
+        none = x.new_zeros(batch, encoders, width)
+        return none, none.long(), hidden, cell, gates
+    valid, states = valid_mask(x.shape, lengths, x.device), hidden.unflatten(0, (batch, steps + 1))[:, 1:]
+    pooled, argmax = torch.where(valid[..., None], states, float("-inf")).max(dim=1)
+    return torch.where(lengths[:, None, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
+
+
+def lstm_states(
+    x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """E encoders of one input: (states [B, T, E, H], zeros beyond the lengths, and the rows of `_lstm_recurrence`)."""
+    hidden, cell, gates = _lstm_recurrence(x, lengths, weight_ih, weight_hh, bias)
+    valid, states = valid_mask(x.shape, lengths, x.device), hidden.unflatten(0, (x.shape[0], x.shape[1] + 1))[:, 1:]
+    return torch.where(valid[..., None], states, 0.0), hidden, cell, gates
+
+
+def _lstm_recurrence(
+    x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of E encoders: hidden, cell [B (T + 1), E, H], gates [B (T + 1), E, 4H].
 
     A sample has a row more than steps: its states start with the zero before step 0, its gates end with one unused. The
     cell is float32 where x is narrower, since it sums over all steps. (The C++ kernels pack the rows of valid steps and
@@ -258,13 +281,8 @@ def lstm_max_pool(
             activation(gate)
         torch.addcmul(i.to(wide) * g, f.to(wide), cell[t], out=cell[t + 1])
         torch.mul(o, cell[t + 1].tanh(), out=hidden[t + 1])
-    states = hidden[1:]
     hidden, cell, gates = (t.permute(2, 0, 1, 3).flatten(0, 1).contiguous() for t in (hidden, cell, gates))
-    if steps == 0:
-        none = x.new_zeros(batch, encoders, width)
-        return none, none.long(), hidden, cell, gates
-    pooled, argmax = torch.where(valid[..., None], states.permute(2, 0, 1, 3), float("-inf")).max(dim=1)
-    return torch.where(lengths[:, None, None] > 0, pooled, 0.0), argmax, hidden, cell, gates
+    return hidden, cell, gates
 
 
 def lstm_max_pool_backward(
@@ -279,13 +297,29 @@ def lstm_max_pool_backward(
     gates: Tensor,
     need_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias; a GEMM each after the walk back in time."""
+    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias."""
+    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
+    into_states = grad.new_zeros(*x.shape[:2], *grad.shape[1:])
+    if x.shape[1]:
+        into_states.scatter_(1, argmax[:, None], grad[:, None])
+    return lstm_states_backward(into_states, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
+
+
+def lstm_states_backward(
+    grad: Tensor,
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    gates: Tensor,
+    need_x: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `lstm_max_pool_backward`, of the gradient of all states; a GEMM each after the walk back in time."""
     batch, steps, _ = x.shape
     hidden, cell, gates = (t.unflatten(0, (batch, steps + 1)).permute(1, 2, 0, 3) for t in (hidden, cell, gates))
-    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
-    into_hidden = x.new_zeros(steps, *hidden.shape[1:])
-    if steps:
-        into_hidden.scatter_(0, argmax.transpose(0, 1)[None], grad.transpose(0, 1)[None])
+    into_hidden = torch.where(valid_mask(x.shape, lengths, x.device)[..., None], grad, 0.0).permute(1, 2, 0, 3)
     d_gates = x.new_empty(steps, *gates.shape[1:])
     d_h, d_c = torch.zeros_like(hidden[0]), torch.zeros_like(cell[0])
     for t in reversed(range(steps)):

@@ -1,4 +1,4 @@
-"""lstm_max_pool against nn.LSTM and a masked max."""
+"""lstm_max_pool and lstm_states against nn.LSTM, and a masked max."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from torch.autograd import gradcheck
 
 from nmer_fast import ops
 from nmer_fast.ops._library import isas, use_isa
+
+EITHER = pytest.mark.parametrize("op", [ops.lstm_max_pool, ops.lstm_states], ids=lambda op: op.__name__)
 
 
 def case(batch=5, steps=7, dim=4, hidden=6, dtype=torch.float64):
@@ -21,23 +23,25 @@ def weights(lstm):
     return lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0
 
 
-def one_by_one(lstm, x, lengths):
-    """Each sample alone, unpadded, through nn.LSTM."""
-    rows = [lstm(x[i : i + 1, :n])[0].amax(1)[0] if n else x.new_zeros(lstm.hidden_size) for i, n in enumerate(lengths)]
+def one_by_one(op, lstm, x, lengths):
+    """Each sample alone, unpadded, through nn.LSTM; of all states, zeros beyond the lengths."""
+    rows, width = [], lstm.hidden_size
+    for i, n in enumerate(lengths.tolist()):
+        states = lstm(x[i : i + 1, :n])[0][0] if n else x.new_zeros(0, width)
+        if op is ops.lstm_states:
+            rows.append(torch.cat([states, x.new_zeros(x.shape[1] - n, width)]))
+        else:
+            rows.append(states.amax(0) if n else x.new_zeros(width))
     return torch.stack(rows)
 
 
+@EITHER
+@pytest.mark.parametrize("hidden", [6, 16])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_equals_nn_lstm_on_valid_steps(dtype, tolerance):
-    lstm, x, lengths = case(dtype=dtype)
-    torch.testing.assert_close(
-        ops.lstm_max_pool(x, lengths, *weights(lstm)), one_by_one(lstm, x, lengths), rtol=0, atol=tolerance
-    )
-    with torch.no_grad():
-        hidden = torch.ops.nmer_fast.lstm_max_pool(x, lengths, *(w[None] for w in weights(lstm)))[2]
-    hidden = hidden[:, 0].unflatten(0, (5, 8))[:, 1:]
-    valid = torch.arange(7) < lengths[:, None]
-    torch.testing.assert_close(hidden[valid], lstm(x)[0][valid], rtol=0, atol=tolerance)
+def test_equals_nn_lstm_on_valid_steps(op, hidden, dtype, tolerance):
+    lstm, x, lengths = case(dtype=dtype, hidden=hidden)
+    expected = one_by_one(op, lstm, x, lengths)
+    torch.testing.assert_close(op(x, lengths, *weights(lstm)), expected, rtol=0, atol=tolerance)
 
 
 def stacked(dim, hidden, count=2):
@@ -53,22 +57,32 @@ def chosen_isa(request):
     use_isa(isas()[-1])
 
 
+@EITHER
 @pytest.mark.parametrize("hidden", [16, 48, 128])
-def test_the_cpu_kernels_are_the_definition(chosen_isa, hidden):
+def test_the_cpu_kernels_are_the_definition(chosen_isa, op, hidden):
     """Both encoders of an input, groups of samples, every length; forward, and all gradients, to float32's rounding."""
     lengths = torch.cat([torch.randint(0, 41, (70,)), torch.tensor([41, 0, 1])])
-    x, w, target = torch.randn(73, 41, 13), stacked(13, hidden), torch.randn(73, 2, hidden)
+    x, w = torch.randn(73, 41, 13), stacked(13, hidden)
     leaves = [x.requires_grad_(), *w]
-    out = ops.lstm_max_pool(x, lengths, *w)
+    out = op(x, lengths, *w)
+    target = torch.randn_like(out)
     got = torch.autograd.grad((out * target).sum(), leaves)
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    expected = ops.lstm_max_pool(exact[0], lengths, *exact[1:])
+    expected = op(exact[0], lengths, *exact[1:])
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
     for g, e in zip(got, torch.autograd.grad((expected * target.double()).sum(), exact), strict=True):
         assert (g.double() - e).abs().max() <= 2e-6 * e.abs().max()
     with torch.no_grad():
-        alone = [ops.lstm_max_pool(x, lengths, *(t[e] for t in w)) for e in (0, 1)]
-    assert torch.equal(torch.stack(alone, 1), out)
+        alone = [op(x, lengths, *(t[e] for t in w)) for e in (0, 1)]
+    assert torch.equal(torch.stack(alone, -2), out)
+
+
+def test_the_pooled_states_are_the_states_maximum():
+    x, lengths, w = torch.randn(40, 9, 5), torch.randint(1, 10, (40,)), [t.detach() for t in stacked(5, 32)]
+    states = ops.lstm_states(x, lengths, *w)
+    beyond = (torch.arange(9) >= lengths[:, None])[..., None, None]
+    assert (states.masked_select(beyond) == 0).all()
+    assert torch.equal(states.masked_fill(beyond, -torch.inf).amax(1), ops.lstm_max_pool(x, lengths, *w))
 
 
 def test_the_gates_at_their_ends():
@@ -81,70 +95,76 @@ def test_the_gates_at_their_ends():
             ops.lstm_max_pool(scale * x, torch.full((4,), 5), *w).double(), exact, rtol=0, atol=1e-5
         )
     x[2, 1] = float("nan")
-    out = ops.lstm_max_pool(x, torch.tensor([5, 5, 5, 5]), *w)
-    assert out[2].isnan().all()
-    assert out[[0, 1, 3]].isfinite().all()
+    for op in (ops.lstm_max_pool, ops.lstm_states):
+        out = op(x, torch.tensor([5, 5, 5, 5]), *w)
+        assert out[2].flatten(0, -2)[-1].isnan().all()
+        assert out[[0, 1, 3]].isfinite().all()
 
 
 def test_real_sizes_in_float32():
     lstm = torch.nn.LSTM(130, 128, batch_first=True)
     x, lengths = torch.randn(16, 100, 130), torch.randint(1, 101, (16,))
-    expected = one_by_one(lstm, x, lengths)
+    expected = one_by_one(ops.lstm_max_pool, lstm, x, lengths)
     torch.testing.assert_close(ops.lstm_max_pool(x, lengths, *weights(lstm)), expected, rtol=0, atol=1e-5)
     got = torch.autograd.grad(ops.lstm_max_pool(x, lengths, *weights(lstm)).sum(), lstm.parameters())
     for g, e in zip(got, torch.autograd.grad(expected.sum(), lstm.parameters()), strict=True):
         assert (g - e).abs().max() <= 1e-5 * e.abs().max()
 
 
-def test_gradients_equal_nn_lstm():
+@EITHER
+def test_gradients_equal_nn_lstm(op):
     lstm, x, lengths = case()
-    parameters = list(lstm.parameters())
-    target = torch.randn(5, 6, dtype=torch.float64)
-    leaf = x.requires_grad_()
-    ours = torch.autograd.grad((ops.lstm_max_pool(leaf, lengths, *weights(lstm)) * target).sum(), [leaf, *parameters])
-    theirs = torch.autograd.grad((one_by_one(lstm, leaf, lengths) * target).sum(), [leaf, *parameters])
+    leaves = [x.requires_grad_(), *lstm.parameters()]
+    outs = op(x, lengths, *weights(lstm)), one_by_one(op, lstm, x, lengths)
+    target = torch.randn_like(outs[0])
+    ours, theirs = (torch.autograd.grad((out * target).sum(), leaves) for out in outs)
     for got, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, expected)
 
 
+@EITHER
 @pytest.mark.parametrize("lengths", [[7, 1, 0, 4, 6], [0, 0, 0, 0, 0], [7, 7, 7, 7, 7]])
-def test_gradcheck(lengths):
+def test_gradcheck(op, lengths):
     lstm, x, _ = case()
     args = [t.detach().requires_grad_() for t in (x, *weights(lstm))]
-    assert gradcheck(lambda x, *w: ops.lstm_max_pool(x, torch.tensor(lengths), *w), args)
+    assert gradcheck(lambda x, *w: op(x, torch.tensor(lengths), *w), args)
 
 
+@EITHER
 @pytest.mark.parametrize(("hidden", "dtype", "tolerance"), [(6, torch.float64, 1e-12), (16, torch.float32, 1e-6)])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_padding_and_batch_mates_change_nothing(poison, hidden, dtype, tolerance):
+def test_padding_and_batch_mates_change_nothing(op, poison, hidden, dtype, tolerance):
     lstm, x, lengths = case(hidden=hidden, dtype=dtype)
     beyond = (torch.arange(7) >= lengths[:, None])[..., None]
     poisoned = x.masked_fill(beyond, poison).requires_grad_()
-    out = ops.lstm_max_pool(poisoned, lengths, *weights(lstm))
-    assert torch.equal(out, ops.lstm_max_pool(x, lengths, *weights(lstm)))
+    out = op(poisoned, lengths, *weights(lstm))
+    assert torch.equal(out, op(x, lengths, *weights(lstm)))
     out.sum().backward()
     assert (poisoned.grad.masked_select(beyond) == 0).all()
     assert all(torch.isfinite(p.grad).all() for p in lstm.parameters())
-    alone = ops.lstm_max_pool(x[3:4, :4], lengths[3:4], *weights(lstm))
-    torch.testing.assert_close(alone[0], out[3], rtol=0, atol=tolerance)
+    alone = op(x[3:4, :4], lengths[3:4], *weights(lstm))[0]
+    torch.testing.assert_close(alone, out[3][:4] if alone.dim() == 2 else out[3], rtol=0, atol=tolerance)
     beyond = torch.where(lengths == 0, -3, torch.where(lengths == 7, 99, lengths))  # clamped to what there is
-    assert torch.equal(ops.lstm_max_pool(poisoned, beyond, *weights(lstm)), out)
+    assert torch.equal(op(poisoned, beyond, *weights(lstm)), out)
 
 
+@EITHER
 @pytest.mark.parametrize(("hidden", "dtype"), [(6, torch.float64), (16, torch.float32)])
 @pytest.mark.parametrize(("batch", "steps"), [(0, 7), (5, 0), (1, 1)])
-def test_shapes(batch, steps, hidden, dtype):
+def test_shapes(op, batch, steps, hidden, dtype):
     lstm, x, lengths = case(batch, steps, hidden=hidden, dtype=dtype)
-    out = ops.lstm_max_pool(x, lengths, *weights(lstm))
-    assert out.shape == (batch, hidden)
+    out = op(x, lengths, *weights(lstm))
+    over = (batch, steps) if op is ops.lstm_states else (batch,)
+    assert out.shape == (*over, hidden)
     out.sum().backward()
     pairs = [torch.stack([w, w]).detach().requires_grad_() for w in weights(lstm)]
-    f = torch.compile(ops.lstm_max_pool, fullgraph=True)
-    assert f(x, lengths, *pairs).shape == (batch, 2, hidden)
+    f = torch.compile(op, fullgraph=True)
+    assert f(x, lengths, *pairs).shape == (*over, 2, hidden)
 
 
+@EITHER
 @pytest.mark.parametrize("hidden", [6, 16])
-def test_strides_change_nothing(hidden):
+def test_strides_change_nothing(op, hidden):
     """Weights, inputs, lengths and gradients as views."""
     lstm, x, lengths = case(hidden=hidden, dtype=torch.float32)
     w = [t.detach().requires_grad_() for t in weights(lstm)]
@@ -154,34 +174,36 @@ def test_strides_change_nothing(hidden):
         torch.stack([w[2], w[2]], dim=1)[:, 0],
     ]
     wide = torch.stack([lengths, lengths], dim=1)[:, 0].int()
-    for reduce in (lambda y: y.sum(), lambda y: (y.t() * 2).t().square().sum()):
+    for reduce in (lambda y: y.sum(), lambda y: (y.mT * 2).mT.square().sum()):
         got, expected = (
-            torch.autograd.grad(reduce(ops.lstm_max_pool(*a)), w)
+            torch.autograd.grad(reduce(op(*a)), w)
             for a in ((x.transpose(0, 1).contiguous().transpose(0, 1), wide, *views), (x, lengths, *w))
         )
         for g, e in zip(got, expected, strict=True):
             torch.testing.assert_close(g, e, rtol=0, atol=1e-6)
 
 
-def test_backward_inside_autocast_is_the_forwards():
+@EITHER
+def test_backward_inside_autocast_is_the_forwards(op):
     """As nn.LSTM: what was computed in float32 has its gradients in float32."""
     for hidden in (6, 16):
         lstm, x, lengths = case(hidden=hidden, dtype=torch.float32)
         x.requires_grad_()
         leaves = [x, *lstm.parameters()]
-        plain = torch.autograd.grad(ops.lstm_max_pool(x, lengths, *weights(lstm)).sum(), leaves)
-        out = ops.lstm_max_pool(x, lengths, *weights(lstm))
+        plain = torch.autograd.grad(op(x, lengths, *weights(lstm)).sum(), leaves)
+        out = op(x, lengths, *weights(lstm))
         with torch.autocast("cpu", torch.bfloat16):
             inside = torch.autograd.grad(out.sum(), leaves)
         assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
 
 
-def test_compiles_as_one_graph_with_changing_sizes():
+@EITHER
+def test_compiles_as_one_graph_with_changing_sizes(op):
     lstm = torch.nn.LSTM(4, 6, batch_first=True)
     parameters = [w.detach().requires_grad_() for w in weights(lstm)]
 
     def f(x, lengths, *w):
-        return ops.lstm_max_pool(x, lengths, *w).tanh()
+        return op(x, lengths, *w).tanh()
 
     counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(f, backend=counter, fullgraph=True)
@@ -194,29 +216,33 @@ def test_compiles_as_one_graph_with_changing_sizes():
     assert counter.frame_count <= 2
 
 
-def test_a_transform_inside_compiled_code_is_refused():
+@EITHER
+def test_a_transform_inside_compiled_code_is_refused(op):
     lstm, x, lengths = case()
     w = [t.detach() for t in weights(lstm)]
 
     def gradient(x):
-        return torch.func.grad(lambda q: ops.lstm_max_pool(q, lengths, *w).sum())(x)
+        return torch.func.grad(lambda q: op(q, lengths, *w).sum())(x)
 
     assert gradient(x).abs().max() > 0
     with pytest.raises(Exception, match="would lose its gradient"):
         torch.compile(gradient, backend="aot_eager", fullgraph=True)(x)
 
 
-def test_opcheck():
+@EITHER
+def test_opcheck(op):
     lstm, x, lengths = case()
     args = (x, lengths, *(w.detach()[None] for w in weights(lstm)))
-    torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool, args)
-    _, argmax, hidden, cell, gates = torch.ops.nmer_fast.lstm_max_pool(*args)
-    grad = torch.ones((), dtype=x.dtype).expand(5, 1, 6)
+    registered = getattr(torch.ops.nmer_fast, op.__name__)
+    torch.library.opcheck(registered, args)
+    out, *saved = registered(*args)
+    grad = torch.ones((), dtype=x.dtype).expand(out.shape)
     for need_x in (True, False):
-        saved = (grad, *args[:4], argmax, hidden, cell, gates, need_x)
-        torch.library.opcheck(torch.ops.nmer_fast.lstm_max_pool_backward, saved)
+        backward = getattr(torch.ops.nmer_fast, f"{op.__name__}_backward")
+        torch.library.opcheck(backward, (grad, *args[:4], *saved, need_x))
 
 
+@EITHER
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -227,9 +253,9 @@ def test_opcheck():
         ({"bias": torch.zeros(24)}, r"^bias: expected the same as x's dtype"),
     ],
 )
-def test_refusals_name_the_argument(change, message):
+def test_refusals_name_the_argument(op, change, message):
     lstm, x, lengths = case()
     names = ("x", "lengths", "weight_ih", "weight_hh", "bias")
     arguments = {**dict(zip(names, (x, lengths, *weights(lstm)), strict=True)), **change}
     with pytest.raises((TypeError, ValueError), match=message):
-        ops.lstm_max_pool(**arguments)
+        op(**arguments)
