@@ -19,8 +19,8 @@ train: $(READY)  ## train and evaluate NMER on the embedded data set (ARGS="--sn
 	$(BIN)/python -m nmer_fast.train --compile $(ARGS)
 
 test: $(READY)  ## all fast tests, under 10 minutes on two cores; the Triton kernels in its interpreter
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/test_kernels.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 tests/kernels/test_kernels.py
 
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
