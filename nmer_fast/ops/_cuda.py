@@ -19,6 +19,10 @@ FILES = {
     "mix_noise_backward": "mix_noise",
     "reparameterize_kl": "reparameterize_kl",
     "reparameterize_kl_backward": "reparameterize_kl",
+    "lstm_max_pool": "lstm",
+    "lstm_max_pool_backward": "lstm",
+    "lstm_states": "lstm",
+    "lstm_states_backward": "lstm",
 }
 
 

@@ -22,7 +22,7 @@ from ptx_run import run_triton
 
 from nmer_fast import ops
 from nmer_fast.kernels import add_noise_multimodal as multimodal
-from nmer_fast.kernels import mix_noise, noise, philox, reparameterize_kl
+from nmer_fast.kernels import lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels.ahead_of_time import compiled, runtime_arguments
 from nmer_fast.ops import reference
 from tests.kernels import chosen
@@ -152,6 +152,38 @@ def test_reparameterize_kl_and_its_gradients(dtype, row):
     size = gz.double().abs() * (1 + sigma) + gk.double().abs()[:, None] * (mu.double().abs() + sigma**2 + 1)
     contract.assert_within(grad_mu, exact[0], 2e-6 * size)
     contract.assert_within(grad_logvar, exact[1], 2 * EPS_ERROR[dtype] * size)
+
+
+@pytest.mark.parametrize("pools", [True, False])
+@pytest.mark.parametrize("width", [16, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lstms_walk_forth_and_back(dtype, width, pools):
+    """A step reads what other threads wrote in the one before; nothing is read that nobody wrote, or written beyond."""
+    x, lengths, encoders = torch.randn(10, 4, 5).to(dtype), torch.tensor([4, 0, 3, 1, 4, 2, 4, 4, 1, 3]), 2
+    sizes = ((encoders, 4 * width, 5), (encoders, 4 * width, width), (encoders, 4 * width))
+    ih, hh, bias = ((torch.randn(size) / size[-1] ** 0.5).to(dtype) for size in sizes)
+    gates = torch.addmm(bias.flatten(), lstm._rows(x, lengths), ih.flatten(0, 1).t()).view(-1, encoders, 4 * width)
+    hidden = torch.zeros(50, encoders, width, dtype=dtype)
+    cell, pooled, argmax = torch.full_like(hidden, float("nan"), dtype=torch.float32), None, None
+    if pools:
+        pooled = torch.full((10, encoders, width), float("nan"), dtype=dtype)
+        argmax = torch.empty_like(pooled, dtype=torch.int64)
+    execute(lstm.planned(gates, hh.mT.contiguous(), hidden, cell, pooled, argmax, lengths))
+    exact = reference.lstm_states(x.double(), lengths, ih.double(), hh.double(), bias.double())
+    tolerance = 2e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(hidden.double(), exact[1] * (hidden != 0), rtol=0, atol=tolerance)
+    if pools:
+        top, when = reference.lstm_max_pool(x.double(), lengths, ih.double(), hh.double(), bias.double())[:2]
+        torch.testing.assert_close(pooled.double(), top, rtol=0, atol=tolerance)
+        assert dtype != torch.float32 or torch.equal(argmax, when)
+    grad = torch.randn(10, encoders, width) if pools else torch.randn(10, 4, encoders, width)
+    d_gates = torch.zeros_like(gates)
+    execute(lstm.planned_backward(grad.to(dtype), argmax, hh, cell, gates, d_gates, lengths))
+    saved = (x.double(), lengths, ih.double(), hh.double())
+    back = reference.lstm_max_pool_backward if pools else reference.lstm_states_backward
+    expected = back(grad.to(dtype).double(), *saved, *((argmax,) if pools else ()), *exact[1:], False)[1]
+    got = (d_gates.flatten(1).double().t() @ lstm._rows(x, lengths).double()).view_as(ih)
+    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("exact", [True, False])

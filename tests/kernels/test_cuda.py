@@ -125,6 +125,28 @@ def test_gradients_are_the_cpus(dtype):
         torch.testing.assert_close(got.cpu(), value, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op", [ops.lstm_max_pool, ops.lstm_states], ids=lambda op: op.__name__)
+def test_the_lstm_is_the_cpus(op, dtype):
+    """Values and gradients of both encoders of an input, beside float64; nothing waits for the device."""
+    x, lengths = torch.randn(70, 41, 130), torch.randint(0, 42, (70,))
+    leaves = [x, *(torch.randn(2, 512, *n) / n[0] ** 0.5 for n in ((130,), (128,))), torch.randn(2, 512)]
+
+    def outcome(leaves, lengths):
+        out = op(leaves[0], lengths, *leaves[1:])
+        return out, torch.autograd.grad(out.square().sum(), leaves)
+
+    exact, exact_grads = outcome([t.to(dtype).double().requires_grad_() for t in leaves], lengths)
+    there = [t.to(CUDA, dtype).requires_grad_() for t in leaves]
+    outcome(there, lengths.to(CUDA))  # compiles
+    on_device = lengths.to(CUDA)
+    with no_wait():
+        out, grads = outcome(there, on_device)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    for got, expected in zip((out, *grads), (exact, *exact_grads), strict=True):
+        assert (got.cpu().double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
 def test_more_than_2_31_elements():
     """The last samples of 2^31 + 2^13 elements, and the last elements of a sample of 2^32 + 16."""
     x = torch.ones(2**18 + 1, 2**13, dtype=torch.bfloat16, device=CUDA)

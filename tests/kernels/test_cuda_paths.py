@@ -33,6 +33,11 @@ def test_shapes_dtypes_and_devices_on_fake_cuda_tensors(dtype):
         mixed = ops.mix_noise(x, eps, torch.empty(4, device="cuda"), lengths=lengths)
         z, kl = ops.reparameterize_kl(x, x, seed=5)
         made = ops.noise((4, 9), seed=3, dtype=dtype, device="cuda")
+        ih, hh, bias = (torch.empty(2, *s, dtype=dtype, device="cuda") for s in ((64, 35), (64, 16), (64,)))
+        if dtype != torch.float16:
+            pooled, states = (op(x, lengths, ih, hh, bias) for op in (ops.lstm_max_pool, ops.lstm_states))
+            assert (pooled.shape, pooled.dtype, pooled.device.type) == ((4, 2, 16), dtype, "cuda")
+            assert (states.shape, states.dtype, states.device.type) == ((4, 8, 2, 16), dtype, "cuda")
         words = ops.philox(
             torch.empty((), dtype=torch.int64, device="cuda"), torch.empty(5, 4, dtype=torch.int64, device="cuda")
         )

@@ -13,7 +13,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU here, and TRITON_INTERPRET=1 is not set; make test sets it", allow_module_level=True)
 
-from nmer_fast.kernels import add_noise, launch, mix_noise, noise, philox, reparameterize_kl
+from nmer_fast.kernels import add_noise, launch, lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.ops import reference
 from tests.kernels import chosen
@@ -120,6 +120,83 @@ def test_reparameterize_kl_and_its_gradients(dtype, row):
     for g, e in zip(got, exact, strict=True):
         size = gz.double().abs() * (1 + 8 * sigma) + gk.double().abs()[:, None] * (mu.double().abs() + sigma**2 + 1)
         within(g, e, (1e-12 if wide else 1e-6) * size)
+
+
+def lstm_case(width, dtype):
+    """Two encoders, two groups of samples, every length; (x, lengths, weights). What stands beyond a length is NaN."""
+    x, lengths = torch.randn(11, 6, 5).to(dtype), torch.tensor([6, 0, 3, 1, 5, 6, 2, 4, 9, -3, 6])
+    x = x.masked_fill((torch.arange(6) >= lengths[:, None])[..., None], float("nan"))
+    sizes = ((2, 4 * width, 5), (2, 4 * width, width), (2, 4 * width))
+    return x, lengths, [(torch.randn(size) / size[-1] ** 0.5).to(dtype) for size in sizes]
+
+
+def lstm_run(module, name, x, lengths, weights, grad):
+    """(output, gradients) of an op's own functions."""
+    out, *saved = getattr(module, name)(x, lengths, *weights)
+    grad = grad[:, 0] if name == "lstm_max_pool" else grad
+    return out, getattr(module, f"{name}_backward")(grad.to(x.dtype), x, lengths, *weights[:2], *saved, True)
+
+
+@pytest.mark.parametrize("name", ["lstm_max_pool", "lstm_states"])
+@pytest.mark.parametrize("width", [16, 128])
+def test_the_lstm_and_its_gradients(name, width):
+    x, lengths, weights = lstm_case(width, torch.float32)
+    grad = torch.randn(11, 6, 2, width)
+    out, grads = lstm_run(lstm, name, x, lengths, weights, grad)
+    exact, exact_grads = lstm_run(
+        reference, name, x.double(), lengths.clamp(0, 6), [w.double() for w in weights], grad.double()
+    )
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=2e-6)
+    assert (out[[1, 9]] == 0).all()
+    for got, expected in zip(grads, exact_grads, strict=True):
+        assert (got.double() - expected).abs().max() <= 2e-6 * expected.abs().max()
+    assert lstm_run(lstm, name, x, lengths, weights, grad)[1][1].equal(grads[1])
+
+
+@pytest.mark.parametrize("name", ["lstm_max_pool", "lstm_states"])
+def test_the_lstm_in_bfloat16_errs_no_more_than_the_reference(name):
+    x, lengths, weights = lstm_case(32, torch.bfloat16)
+    grad = torch.randn(11, 6, 2, 32)
+    out, grads = lstm_run(lstm, name, x, lengths, weights, grad)
+    plain, exact = (
+        lstm_run(reference, name, x.to(dtype), lengths.clamp(0, 6), [w.to(dtype) for w in weights], grad)
+        for dtype in (torch.bfloat16, torch.float64)
+    )
+    for got, usual, expected in zip((out, *grads), (plain[0], *plain[1]), (exact[0], *exact[1]), strict=True):
+        assert got.dtype == torch.bfloat16
+        more = 3 if INTERPRETED else 1.5  # the interpreter truncates
+        assert (got - expected).abs().mean() <= more * (usual - expected).abs().mean()
+
+
+def test_the_lstm_serves_what_it_cannot_by_the_reference():
+    """Widths that are no power of two or too wide for a program, and float64: the same numbers."""
+    for width, dtype in ((6, torch.float32), (256, torch.float32), (16, torch.float64)):
+        x, lengths, weights = lstm_case(width, dtype)
+        given = (x, lengths.clamp(0, 6), weights, torch.randn(11, 6, 2, width))
+        for name in ("lstm_max_pool", "lstm_states"):
+            ours, theirs = lstm_run(lstm, name, *given), lstm_run(reference, name, *given)
+            assert torch.equal(ours[0], theirs[0])
+            assert all(torch.equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(0, 6), (11, 0)])
+def test_the_lstm_of_nothing(batch, steps):
+    x, lengths, weights = lstm_case(16, torch.float32)
+    for name, shape in (("lstm_max_pool", (batch, 2, 16)), ("lstm_states", (batch, steps, 2, 16))):
+        out, grads = lstm_run(lstm, name, x[:batch, :steps], lengths[:batch], weights, torch.ones(batch, 1, 2, 16))
+        assert out.shape == shape
+        assert (out == 0).all()
+        assert all((g == 0).all() for g in grads)
+
+
+def test_what_is_no_number_reaches_the_lstms_output():
+    x, lengths, weights = torch.randn(3, 4, 5), torch.full((3,), 4), lstm_case(16, torch.float32)[2]
+    x[1, 2] = float("nan")
+    pooled, states = lstm.lstm_max_pool(x, lengths, *weights)[0], lstm.lstm_states(x, lengths, *weights)[0]
+    assert pooled[1].isnan().all()
+    assert states[1, 2:].isnan().all()
+    assert pooled[[0, 2]].isfinite().all()
+    assert states[[0, 2]].isfinite().all()
 
 
 def test_exponentials_at_their_ends():

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from triton.runtime import driver
 
-from nmer_fast.kernels import add_noise, launch, mix_noise, noise, philox, reparameterize_kl
+from nmer_fast.kernels import add_noise, launch, lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.kernels.ahead_of_time import _NoDriver
 
@@ -69,7 +69,16 @@ def noised(batch, *steps, stats=True):
     multimodal.add_noise_multimodal(xs, *args)
 
 
+def lstm_of(batch, steps, name="lstm_max_pool"):
+    x, lengths = torch.randn(batch, steps, 5), torch.full((batch,), steps)
+    weights = torch.randn(2, 64, 5), torch.randn(2, 64, 16), torch.randn(2, 64)
+    out, *saved = getattr(lstm, name)(x, lengths, *weights)
+    getattr(lstm, f"{name}_backward")(torch.ones_like(out), x, lengths, *weights[:2], *saved, True)
+
+
 CALLS = {
+    "lstm_max_pool and its backward": lambda x: lstm_of(9, 4),
+    "lstm_states and its backward": lambda x: lstm_of(9, 4, "lstm_states"),
     "add_noise": lambda x: add_noise.add_noise(x, ALPHA_BAR, RNG, None, None, None, None, 0, "gaussian", True),
     "add_noise_multimodal": lambda x: noised(3, 8, 16, 8),
     "mix_noise": lambda x: mix_noise.mix_noise(x, x, ALPHA_BAR, None, None),
@@ -107,6 +116,10 @@ def test_another_batch_compiles_nothing(recorder):
     launch.READY.clear()
     noised(16, 16, 16, 16)  # Triton agrees
     assert len(multimodal.add_noise_multimodal_kernel.device_caches[80][0]) == variants
+    launch.READY.clear()
+    for batch, steps in ((7, 5), (1, 1), (16, 16), (128, 312)):
+        lstm_of(batch, steps)
+    assert len(launch.READY) == 2
 
 
 def test_what_a_kernel_is_compiled_for_is_told_apart(recorder):
