@@ -118,7 +118,7 @@ def lstm_backward_kernel(
         f = tl.load(gates + gate + WIDTH, mask=active, other=0.0).to(tl.float32)
         g = tl.load(gates + gate + 2 * WIDTH, mask=active, other=0.0).to(tl.float32)
         o = tl.load(gates + gate + 3 * WIDTH, mask=active, other=0.0).to(tl.float32)
-        before = tl.load(cell + state + unit, mask=active & (t > 0), other=0.0)
+        before = tl.load(cell + state + unit, mask=active & (state > begin), other=0.0)
         tanh_c = hyperbolic_tangent(tl.load(cell + after, mask=active, other=0.0))
         if argmax is not None:
             d_h += tl.where(active & (when == t), won, 0.0)
