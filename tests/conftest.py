@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs a command's `main` with some words: status 2, and the one line that it says."""
+
+    def refuse(main, *words):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        assert main() == 2
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("error: ")
+        assert stderr.count("\n") == 1
+        return stderr[len("error: ") : -1]
+
+    return refuse
 
 
 @pytest.fixture(scope="session")

@@ -192,13 +192,9 @@ def test_features_of_ones_own(tmp_path):
         ("--resume nowhere --epochs 4", "resume: expected no --epochs beside it"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys, tmp_path):
+def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, refused, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *arguments.split()])
-    assert train.main() == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith(f"error: {message}")
-    assert stderr.count("\n") == 1
+    assert refused(train.main, *arguments.split()).startswith(message)
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
@@ -251,28 +247,22 @@ def with_value(array, place, value):
         ({"vidoe_lengths": np.ones(40)}, "vidoe_lengths: expected the lengths of a modality 'vidoe'"),
     ],
 )
-def test_bad_features_are_one_line_and_status_2(changes, message, tmp_path, monkeypatch, capsys):
+def test_bad_features_are_one_line_and_status_2(changes, message, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", **features(**changes))
-    monkeypatch.setattr(sys, "argv", ["train", "--data", "mine.npz"])
-    assert train.main() == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("error: mine")
-    assert message in stderr
-    assert stderr.count("\n") == 1
+    line = refused(train.main, "--data", "mine.npz")
+    assert line.startswith("mine")
+    assert message in line
     assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_a_truncated_file_is_one_line(keep, tmp_path, monkeypatch, capsys):
+def test_a_truncated_file_is_one_line(keep, tmp_path, refused):
     np.savez(tmp_path / "whole.npz", **features())
     content = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "mine.npz").write_bytes(content[: int(keep * len(content))])
-    monkeypatch.setattr(sys, "argv", ["train", "--data", str(tmp_path / "mine.npz")])
-    assert train.main() == 2
-    stderr = capsys.readouterr().err
-    assert "mine.npz: expected an .npz of plain arrays (no objects), got: " in stderr
-    assert stderr.count("\n") == 1
+    line = refused(train.main, "--data", tmp_path / "mine.npz")
+    assert "mine.npz: expected an .npz of plain arrays (no objects), got: " in line
 
 
 @pytest.mark.parametrize(
@@ -293,15 +283,11 @@ def test_a_truncated_file_is_one_line(keep, tmp_path, monkeypatch, capsys):
         ("--out folder", "out: expected a file, got folder.csv, which is a folder"),
     ],
 )
-def test_bad_input_of_evaluate(arguments, message, checkpoint, tmp_path, monkeypatch, capsys):
+def test_bad_input_of_evaluate(arguments, message, checkpoint, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", **features(label_names=np.array(["x", "y", "z"])))
     (tmp_path / "folder.csv").mkdir()
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(checkpoint), *arguments.split()])
-    assert evaluate.main() == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith(f"error: {message}")
-    assert stderr.count("\n") == 1
+    assert refused(evaluate.main, checkpoint, *arguments.split()).startswith(message)
 
 
 def test_evaluate_refuses_other_dimensions_and_damage(checkpoint, tmp_path):

@@ -312,16 +312,11 @@ def test_folds_of_a_named_data_set(tmp_path):
         ("table2 --out new --set noise.snr_convention=loud", "noise.snr_convention: expected 'exact'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys, tmp_path):
+def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, refused, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    monkeypatch.setattr(sys, "argv", ["reproduce", *arguments.split(), "--epochs", "1", "--set", "data.size=40"])
-    if "--data" in arguments:
-        sys.argv[-2:] = []
-    assert reproduce.main() == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith(f"error: {message}")
-    assert stderr.count("\n") == 1
+    small = () if "--data" in arguments else ("--set", "data.size=40")
+    assert refused(reproduce.main, *arguments.split(), "--epochs", "1", *small).startswith(message)
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 

@@ -356,18 +356,14 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         ("--snr -10", "Missing from python -m nmer_fast.sweep: out"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, capsys, tmp_path):
+def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, refused, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     for name, file in (("other", "thesis.tex"), ("broken", "sweep.json")):
         Path(name).mkdir()
         Path(name, file).write_text("{}")
     there = sorted(Path().rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments.split(), "--epochs", "1", "--set", "data.size=40"])
-    assert sweep.main() == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith(f"error: {message}")
-    assert stderr.count("\n") == 1
+    assert refused(sweep.main, *arguments.split(), *["--epochs", "1", "--set", "data.size=40"]).startswith(message)
     assert sorted(Path().rglob("*")) == there
 
 

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import statistics
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -394,15 +393,13 @@ def test_a_sweep_that_is_not_over(grid, tmp_path):
         ("planned", "folder: expected a run that has finished in the sweep, got none yet: {}"),
     ],
 )
-def test_another_folder_is_refused_in_one_line(folder, message, tmp_path, monkeypatch, capsys):
+def test_another_folder_is_refused_in_one_line(folder, message, tmp_path, refused):
     (tmp_path / "file").touch()
     for name, file in (("empty", "thesis.tex"), ("begun", "config.json"), ("planned", "sweep.json")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")
     there = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / folder)])
-    assert report.main() == 2
-    assert capsys.readouterr().err == f"error: {message.format(tmp_path / folder)}\n"
+    assert refused(report.main, tmp_path / folder) == message.format(tmp_path / folder)
     assert sorted(tmp_path.rglob("*")) == there
 
 
