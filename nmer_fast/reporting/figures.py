@@ -30,9 +30,12 @@ def spread(values: Sequence[float]) -> float:
 
 
 def system_key(name: str) -> Key:
-    """A system looks the same in every report: its place in the registry decides, and a modality's first letter."""
+    """A system looks the same in every report: its place in the registry decides, and a modality's first letter.
+
+    The classifiers of one modality come last: they stand with the others in no report.
+    """
     base, _, modality = name.partition(".")
-    place = list(SYSTEMS).index(base) + sum(map(ord, modality[:1])) % 8
+    place = sorted(SYSTEMS, key=lambda s: s == "unimodal").index(base) + sum(map(ord, modality[:1])) % 8
     return Key(name, LIGHT[SERIES[place % len(SERIES)]], MARKERS[place % len(MARKERS)], place >= len(SERIES))
 
 

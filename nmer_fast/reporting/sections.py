@@ -334,7 +334,7 @@ def _head_of_run(of: Collection) -> Head:
 def _head_of_sweep(of: Collection) -> Head:
     data = _data_name(of.runs[0])
     training = [run.config.training for run in of.runs]
-    lead = f"Systems that learn emotion from {data} where some modalities are noisy, side by side: {_tests(of)}."
+    lead = f"Systems that learn emotion where some modalities are noisy, side by side: {_tests(of)}."
     counted: dict[str, Sized] = {
         "finished runs": of.runs,
         "systems": of.systems,

@@ -12,6 +12,7 @@ import pytest
 
 from nmer_fast import evaluate, report, sweep, train
 from nmer_fast.errors import UserError
+from nmer_fast.models import SYSTEMS
 from nmer_fast.reporting import figures
 from nmer_fast.reporting.collect import collect
 from nmer_fast.reporting.style import COLOURS, SERIES
@@ -447,6 +448,12 @@ def test_text_has_contrast(theme):
     for name in ("ink", "muted", "blue"):
         bright, dim = sorted((paper, luminance(COLOURS[name][theme])), reverse=True)
         assert (bright + 0.05) / (dim + 0.05) > 4.5, name
+
+
+def test_bars_of_systems_that_stand_side_by_side_have_colours_of_their_own():
+    """Bars have no marker."""
+    compared = [name for name in SYSTEMS if name != "unimodal"]
+    assert len({figures.system_key(name).colour for name in compared}) == len(compared)
 
 
 def test_classifiers_of_one_modality_are_told_apart(tmp_path):
