@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
@@ -101,6 +102,7 @@ class ConvMaxPool(torch.autograd.Function):
         ctx.save_for_backward(x, lengths, *weights[: len(weights) // 2], *output)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         """Nothing where ReLU cut; else to the window that won."""
         x, lengths, *taps, pooled, argmax = ctx.saved_tensors
@@ -127,11 +129,12 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
 
     Returns:
         [B, F of all kernels], or [B, E, F of all kernels], of x's dtype; zeros for a sample of length 0. Equal to
-        nn.Conv1d, ReLU and a max within 1e-5, in float32 and float64. Differentiable once: of a second derivative
-        PyTorch says nothing, and gives none. Under autocast all is cast to its dtype.
+        nn.Conv1d, ReLU and a max within 1e-5, in float32 and float64. Differentiable once. Under autocast all is
+        cast to its dtype.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
+        RuntimeError: in backward, a second derivative is asked for.
     """
     check_sequences(x)
     low = autocast_dtype(x.device)

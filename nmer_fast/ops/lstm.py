@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
@@ -192,6 +193,7 @@ class LSTMMaxPool(LSTMFunction):
         return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         """Back through time."""
         return _through_time(_lstm_max_pool_backward, ctx, grad)
@@ -206,6 +208,7 @@ class LSTMStates(LSTMFunction):
         return _lstm_states(x, lengths, weight_ih, weight_hh, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         """Back through time."""
         return _through_time(_lstm_states_backward, ctx, grad)
@@ -234,11 +237,12 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
 
     Returns:
         [B, H] or [B, E, H], of x's dtype; zeros for a sample of length 0. Equal to nn.LSTM and a max within 1e-5, in
-        float32 and float64. Differentiable once, in x and the weights: of a second derivative PyTorch says nothing, and
-        gives none. Under autocast x and the weights are cast to its dtype, as for nn.LSTM.
+        float32 and float64. Differentiable once, in x and the weights. Under autocast x and the weights are cast to its
+        dtype, as for nn.LSTM.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
+        RuntimeError: in backward, a second derivative is asked for.
     """
     return _apply("lstm_max_pool", LSTMMaxPool, x, lengths, weight_ih, weight_hh, bias)
 

@@ -190,3 +190,11 @@ def test_refusals_name_the_argument(change, message):
     }
     with pytest.raises((TypeError, ValueError), match=message):
         ops.conv_max_pool(**arguments)
+
+
+def test_a_second_derivative_is_refused():
+    x, (w, b) = torch.randn(3, 9, 5, dtype=torch.float64, requires_grad=True), weights(5, 3)
+    loss = ops.conv_max_pool(x, torch.tensor([9, 2, 0]), w, b).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()

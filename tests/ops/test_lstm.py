@@ -230,6 +230,15 @@ def test_a_transform_inside_compiled_code_is_refused(op):
 
 
 @EITHER
+def test_a_second_derivative_is_refused(op):
+    lstm, x, lengths = case()
+    loss = op(x.requires_grad_(), lengths, *weights(lstm)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+@EITHER
 def test_opcheck(op):
     lstm, x, lengths = case()
     args = (x, lengths, *(w.detach()[None] for w in weights(lstm)))
