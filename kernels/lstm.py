@@ -16,8 +16,8 @@ from nmer_fast.ops import reference
 
 from .launch import Launch, run
 
-ROWS, DEPTH = 8, 16  # samples of a program; states, or gates, that one part of a product reads
-WARPS = 8
+ROWS, DEPTH = 4, 16  # samples of a program; states, or gates, that one part of a product reads
+WARPS = 4  # no spills; on sm_80 shared memory and sums are about in balance
 WIDTHS = (16, 32, 64, 128)  # of which all gates fit a program's registers
 INTS = ["batch", "steps"]
 
