@@ -320,7 +320,8 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
   const nmer_fast::LstmBackward lstm{
       static_cast<int>(encoders), static_cast<int>(width), lengths.const_data_ptr<Index>(), sequences.starts.data(),
       weight_hh.const_data_ptr<float>(), gates.const_data_ptr<float>(), cell.const_data_ptr<float>(),
-      grad.const_data_ptr<float>(), argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr, d_gates.mutable_data_ptr<float>()};
+      grad.const_data_ptr<float>(), argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr,
+      d_gates.mutable_data_ptr<float>()};
   sequences.for_groups(static_cast<int>(encoders), [&](int encoder, const int* samples, int count) {
     nmer_fast::kernels().lstm_backward(lstm, encoder, samples, count);
   });

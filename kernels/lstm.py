@@ -36,13 +36,13 @@ def hyperbolic_tangent(x):
 
 @triton.jit
 def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """A program's samples: (which there are, lengths, units, the encoder, places of step 0 in rows of WIDTH)."""
+    """A program's samples: (their numbers, lengths, units, the encoder, places of step 0 in rows of WIDTH)."""
     encoder = tl.program_id(0) % ENCODERS
-    sample = tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)
+    sample = (tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     length = tl.load(lengths + sample, mask=sample < batch, other=0)
     length = tl.minimum(tl.maximum(length, 0), steps).to(tl.int32)
-    row = sample.to(tl.int64) * (steps + 1) * ENCODERS + encoder
-    return (sample < batch)[:, None], length, tl.arange(0, WIDTH)[None, :], encoder, row[:, None] * WIDTH
+    row = sample * (steps + 1) * ENCODERS + encoder
+    return sample[:, None], length, tl.arange(0, WIDTH)[None, :], encoder, row[:, None] * WIDTH
 
 
 @triton.jit(do_not_specialize=INTS)
@@ -51,7 +51,7 @@ def lstm_kernel(
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Grid: (groups of samples, encoders). `weight`: [encoders, WIDTH, 4 WIDTH]; `gates`: at first the inputs' part."""
-    there, length, unit, encoder, state = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
+    sample, length, unit, encoder, state = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
     gate, part = 4 * state + unit, tl.arange(0, DEPTH)
     weight += encoder * 4 * WIDTH * WIDTH + unit
     c = tl.zeros([ROWS, WIDTH], tl.float32)
@@ -87,10 +87,9 @@ def lstm_kernel(
         tl.debug_barrier()
     if pooled is not None:
         best = tl.where((length > 0)[:, None], best, 0.0)
-        sample = tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)[:, None]
         at = (sample * ENCODERS + encoder) * WIDTH + unit
-        tl.store(pooled + at, best.to(pooled.dtype.element_ty), mask=there)
-        tl.store(argmax + at, when, mask=there)
+        tl.store(pooled + at, best.to(pooled.dtype.element_ty), mask=sample < batch)
+        tl.store(argmax + at, when, mask=sample < batch)
 
 
 @triton.jit(do_not_specialize=INTS)
@@ -99,14 +98,13 @@ def lstm_backward_kernel(
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Grid as above. `weight`: [encoders, 4 WIDTH, WIDTH]; `grad`: of the maxima, or without argmax of all states."""
-    there, length, unit, encoder, begin = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
+    sample, length, unit, encoder, begin = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
     part = tl.arange(0, DEPTH)
     weight += encoder * 4 * WIDTH * WIDTH + unit
-    sample = (tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
     if argmax is not None:
         at = (sample * ENCODERS + encoder) * WIDTH + unit
-        won = tl.load(grad + at, mask=there, other=0.0).to(tl.float32)
-        when = tl.load(argmax + at, mask=there, other=-1)
+        won = tl.load(grad + at, mask=sample < batch, other=0.0).to(tl.float32)
+        when = tl.load(argmax + at, mask=sample < batch, other=-1)
     d_h, d_c = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
     longest = tl.max(length, 0)
     for back in range(0, longest):
@@ -162,26 +160,7 @@ def lstm_states(
     return states.clone(memory_format=torch.contiguous_format), hidden, cell, gates
 
 
-def lstm_max_pool_backward(
-    grad: Tensor,
-    x: Tensor,
-    lengths: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    argmax: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    gates: Tensor,
-    need_x: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The registered op."""
-    saved = (x, lengths, weight_ih, weight_hh)
-    if not _served(x, weight_hh):
-        return reference.lstm_max_pool_backward(grad, *saved, argmax, hidden, cell, gates, need_x)
-    return _back(grad, argmax, *saved, hidden, cell, gates, need_x)
-
-
-def lstm_states_backward(
+def lstm_backward(
     grad: Tensor,
     x: Tensor,
     lengths: Tensor,
@@ -191,12 +170,19 @@ def lstm_states_backward(
     cell: Tensor,
     gates: Tensor,
     need_x: bool,
+    argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The registered op."""
-    saved = (x, lengths, weight_ih, weight_hh)
+    """The registered op: one product for all encoders' inputs, one an encoder for its states."""
     if not _served(x, weight_hh):
-        return reference.lstm_states_backward(grad, *saved, hidden, cell, gates, need_x)
-    return _back(grad, None, *saved, hidden, cell, gates, need_x)
+        return reference.lstm_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, argmax)
+    d_gates = torch.zeros_like(gates)
+    run(planned_backward(grad.contiguous(), argmax, weight_hh.contiguous(), cell, gates, d_gates, lengths))
+    flat, grad_x = d_gates.flatten(1), x.new_empty(0)
+    grad_hh = torch.stack([d_gates[:, e].t() @ hidden[:, e] for e in range(weight_hh.shape[0])])
+    if need_x:
+        grad_x = (flat @ weight_ih.flatten(0, 1)).view(x.shape[0], x.shape[1] + 1, x.shape[2])[:, :-1].contiguous()
+    grad_ih = (flat.t() @ _rows(x, lengths)).view_as(weight_ih)
+    return grad_x, grad_ih, grad_hh, flat.sum(0).view(weight_ih.shape[:2])
 
 
 def _served(x: Tensor, weight_hh: Tensor) -> bool:
@@ -225,29 +211,6 @@ def _recurrence(
 def _rows(x: Tensor, lengths: Tensor) -> Tensor:
     """[B (T + 1), D]: a row of zeros after each sample's steps, and zeros beyond its length."""
     return F.pad(torch.where(reference.valid_mask(x.shape, lengths, x.device), x, 0.0), (0, 0, 0, 1)).flatten(0, 1)
-
-
-def _back(
-    grad: Tensor,
-    argmax: Tensor | None,
-    x: Tensor,
-    lengths: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    gates: Tensor,
-    need_x: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One product for all encoders' inputs, one an encoder for its states."""
-    d_gates = torch.zeros_like(gates)
-    run(planned_backward(grad.contiguous(), argmax, weight_hh.contiguous(), cell, gates, d_gates, lengths))
-    flat, grad_x = d_gates.flatten(1), x.new_empty(0)
-    grad_hh = torch.stack([d_gates[:, e].t() @ hidden[:, e] for e in range(weight_hh.shape[0])])
-    if need_x:
-        grad_x = (flat @ weight_ih.flatten(0, 1)).view(x.shape[0], x.shape[1] + 1, x.shape[2])[:, :-1].contiguous()
-    grad_ih = (flat.t() @ _rows(x, lengths)).view_as(weight_ih)
-    return grad_x, grad_ih, grad_hh, flat.sum(0).view(weight_ih.shape[:2])
 
 
 def planned(

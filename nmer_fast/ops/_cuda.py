@@ -20,9 +20,8 @@ FILES = {
     "reparameterize_kl": "reparameterize_kl",
     "reparameterize_kl_backward": "reparameterize_kl",
     "lstm_max_pool": "lstm",
-    "lstm_max_pool_backward": "lstm",
     "lstm_states": "lstm",
-    "lstm_states_backward": "lstm",
+    "lstm_backward": "lstm",
 }
 
 

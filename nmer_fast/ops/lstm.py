@@ -33,9 +33,20 @@ def _fake_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tenso
     return x.new_empty(*x.shape[:2], weight_hh.shape[0], weight_hh.shape[2]), *_fake_rows(x, weight_hh)
 
 
-def _fake_backward(grad: Tensor, x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, *rest: Any) -> Any:
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    gates: Tensor,
+    need_x: bool,
+    argmax: Tensor | None = None,
+) -> Any:
     return (
-        x.new_empty(x.shape if rest[-1] else (0,)),
+        x.new_empty(x.shape if need_x else (0,)),
         x.new_empty(weight_ih.shape),
         x.new_empty(weight_hh.shape),
         x.new_empty(weight_ih.shape[:2]),
@@ -48,22 +59,16 @@ _lstm_max_pool = define(
     reference.lstm_max_pool,
     _fake_max_pool,
 )
-_lstm_max_pool_backward = define(
-    "lstm_max_pool_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor argmax, Tensor hidden, Tensor cell, Tensor gates, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference.lstm_max_pool_backward,
-    _fake_backward,
-)
 _lstm_states = define(
     "lstm_states(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
     "-> (Tensor states, Tensor hidden, Tensor cell, Tensor gates)",
     reference.lstm_states,
     _fake_states,
 )
-_lstm_states_backward = define(
-    "lstm_states_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor hidden, Tensor cell, Tensor gates, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference.lstm_states_backward,
+_lstm_backward = define(
+    "lstm_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor hidden, Tensor cell, Tensor gates, bool need_x, Tensor? argmax=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    reference.lstm_backward,
     _fake_backward,
 )
 # Parts that the C++ library alone has; the products of the weights' gradients are torch's.
@@ -82,9 +87,8 @@ LIBRARY.define(
 def register_compiled() -> None:
     """The CPU kernels of float32 and widths of whole vectors; the reference serves for the rest."""
     LIBRARY.impl("lstm_max_pool", _cpu_max_pool, "CPU")
-    LIBRARY.impl("lstm_max_pool_backward", _cpu_max_pool_backward, "CPU")
     LIBRARY.impl("lstm_states", _cpu_states, "CPU")
-    LIBRARY.impl("lstm_states_backward", _cpu_states_backward, "CPU")
+    LIBRARY.impl("lstm_backward", _cpu_backward, "CPU")
 
 
 def _served(x: Tensor, weight_hh: Tensor) -> bool:
@@ -112,27 +116,7 @@ def _recurrence(x: Tensor, lengths: Tensor, *weights: Tensor) -> tuple[Tensor, T
     return torch.ops.nmer_fast.lstm_recurrence(inputs, capacity, lengths, *(w.contiguous() for w in weights))
 
 
-def _cpu_max_pool_backward(
-    grad: Tensor,
-    x: Tensor,
-    lengths: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    argmax: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    gates: Tensor,
-    need_x: bool,
-) -> Any:
-    if not _served(x, weight_hh):
-        return reference.lstm_max_pool_backward(
-            grad, x, lengths, weight_ih, weight_hh, argmax, hidden, cell, gates, need_x
-        )
-    lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    return _back(grad, argmax, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
-
-
-def _cpu_states_backward(
+def _cpu_backward(
     grad: Tensor,
     x: Tensor,
     lengths: Tensor,
@@ -142,27 +126,14 @@ def _cpu_states_backward(
     cell: Tensor,
     gates: Tensor,
     need_x: bool,
-) -> Any:
-    if not _served(x, weight_hh):
-        return reference.lstm_states_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
-    lengths = lengths.clamp(0, x.shape[1]).contiguous()
-    rows = torch.ops.nmer_fast.packed_steps(grad.flatten(2), lengths, 1, 0)
-    return _back(rows, lengths.new_empty(0), x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
-
-
-def _back(
-    grad: Tensor,
-    argmax: Tensor,
-    x: Tensor,
-    lengths: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    gates: Tensor,
-    need_x: bool,
+    argmax: Tensor | None = None,
 ) -> Any:
     """One product for all encoders' inputs, one an encoder for its states."""
+    if not _served(x, weight_hh):
+        return reference.lstm_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, argmax)
+    lengths = lengths.clamp(0, x.shape[1]).contiguous()
+    if argmax is None:
+        grad, argmax = torch.ops.nmer_fast.packed_steps(grad.flatten(2), lengths, 1, 0), lengths.new_empty(0)
     inputs = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0)
     d_gates = torch.ops.nmer_fast.lstm_recurrence_backward(grad, lengths, weight_hh.contiguous(), argmax, cell, gates)
     flat, grad_x = d_gates.flatten(1), x.new_empty(0)
@@ -177,11 +148,25 @@ class LSTMFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the inputs, hidden states, cells and gates."""
+        """Keeps the inputs, hidden states, cells and gates; of maxima, where they are."""
         x, lengths, weight_ih, weight_hh, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # the others' would be zeros as large as all states
         ctx.save_for_backward(x, lengths, weight_ih, weight_hh, *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        """Back through time."""
+        if grad is None:
+            return (None,) * 5
+        x, lengths, weight_ih, weight_hh, *argmax, hidden, cell, gates = ctx.saved_tensors
+        need_x = ctx.needs_input_grad[0]
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_x, *others = _lstm_backward(
+                grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, *argmax
+            )
+        return grad_x if need_x else None, None, *others
 
 
 class LSTMMaxPool(LSTMFunction):
@@ -192,12 +177,6 @@ class LSTMMaxPool(LSTMFunction):
         """The registered op."""
         return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        """Back through time."""
-        return _through_time(_lstm_max_pool_backward, ctx, grad)
-
 
 class LSTMStates(LSTMFunction):
     """All states."""
@@ -206,21 +185,6 @@ class LSTMStates(LSTMFunction):
     def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
         """The registered op."""
         return _lstm_states(x, lengths, weight_ih, weight_hh, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        """Back through time."""
-        return _through_time(_lstm_states_backward, ctx, grad)
-
-
-def _through_time(op: torch._ops.OpOverload, ctx: Any, grad: Tensor | None) -> Any:
-    if grad is None:
-        return (None,) * 5
-    need_x = ctx.needs_input_grad[0]
-    with torch.autocast(grad.device.type, enabled=False):
-        grad_x, grad_ih, grad_hh, grad_bias = op(grad, *ctx.saved_tensors, need_x)
-    return grad_x if need_x else None, None, grad_ih, grad_hh, grad_bias
 
 
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:

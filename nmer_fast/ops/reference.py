@@ -285,27 +285,7 @@ def _lstm_recurrence(
     return hidden, cell, gates
 
 
-def lstm_max_pool_backward(
-    grad: Tensor,
-    x: Tensor,
-    lengths: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    argmax: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    gates: Tensor,
-    need_x: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias."""
-    grad = torch.where(lengths[:, None, None] > 0, grad, 0.0)
-    into_states = grad.new_zeros(*x.shape[:2], *grad.shape[1:])
-    if x.shape[1]:
-        into_states.scatter_(1, argmax[:, None], grad[:, None])
-    return lstm_states_backward(into_states, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x)
-
-
-def lstm_states_backward(
+def lstm_backward(
     grad: Tensor,
     x: Tensor,
     lengths: Tensor,
@@ -315,8 +295,15 @@ def lstm_states_backward(
     cell: Tensor,
     gates: Tensor,
     need_x: bool,
+    argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `lstm_max_pool_backward`, of the gradient of all states; a GEMM each after the walk back in time."""
+    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias; a GEMM each after the walk back in time.
+
+    `grad` is that of all states, or with argmax that of their maxima.
+    """
+    if argmax is not None:
+        into_states = grad.new_zeros(*x.shape[:2], *grad.shape[1:])
+        grad = into_states.scatter_(1, argmax[:, None], grad[:, None]) if x.shape[1] else into_states
     batch, steps, _ = x.shape
     hidden, cell, gates = (t.unflatten(0, (batch, steps + 1)).permute(1, 2, 0, 3) for t in (hidden, cell, gates))
     into_hidden = torch.where(valid_mask(x.shape, lengths, x.device)[..., None], grad, 0.0).permute(1, 2, 0, 3)

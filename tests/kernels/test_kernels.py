@@ -132,9 +132,9 @@ def lstm_case(width, dtype):
 
 def lstm_run(module, name, x, lengths, weights, grad):
     """(output, gradients) of an op's own functions."""
-    out, *saved = getattr(module, name)(x, lengths, *weights)
-    grad = grad[:, 0] if name == "lstm_max_pool" else grad
-    return out, getattr(module, f"{name}_backward")(grad.to(x.dtype), x, lengths, *weights[:2], *saved, True)
+    out, *argmax, hidden, cell, gates = getattr(module, name)(x, lengths, *weights)
+    grad = (grad[:, 0] if argmax else grad).to(x.dtype)
+    return out, module.lstm_backward(grad, x, lengths, *weights[:2], hidden, cell, gates, True, *argmax)
 
 
 @pytest.mark.parametrize("name", ["lstm_max_pool", "lstm_states"])

@@ -72,13 +72,13 @@ def noised(batch, *steps, stats=True):
 def lstm_of(batch, steps, name="lstm_max_pool"):
     x, lengths = torch.randn(batch, steps, 5), torch.full((batch,), steps)
     weights = torch.randn(2, 64, 5), torch.randn(2, 64, 16), torch.randn(2, 64)
-    out, *saved = getattr(lstm, name)(x, lengths, *weights)
-    getattr(lstm, f"{name}_backward")(torch.ones_like(out), x, lengths, *weights[:2], *saved, True)
+    out, *argmax, hidden, cell, gates = getattr(lstm, name)(x, lengths, *weights)
+    lstm.lstm_backward(torch.ones_like(out), x, lengths, *weights[:2], hidden, cell, gates, True, *argmax)
 
 
 CALLS = {
-    "lstm_max_pool and its backward": lambda x: lstm_of(9, 4),
-    "lstm_states and its backward": lambda x: lstm_of(9, 4, "lstm_states"),
+    "lstm_max_pool and lstm_backward": lambda x: lstm_of(9, 4),
+    "lstm_states and lstm_backward": lambda x: lstm_of(9, 4, "lstm_states"),
     "add_noise": lambda x: add_noise.add_noise(x, ALPHA_BAR, RNG, None, None, None, None, 0, "gaussian", True),
     "add_noise_multimodal": lambda x: noised(3, 8, 16, 8),
     "mix_noise": lambda x: mix_noise.mix_noise(x, x, ALPHA_BAR, None, None),

@@ -247,8 +247,9 @@ def test_opcheck(op):
     out, *saved = registered(*args)
     grad = torch.ones((), dtype=x.dtype).expand(out.shape)
     for need_x in (True, False):
-        backward = getattr(torch.ops.nmer_fast, f"{op.__name__}_backward")
-        torch.library.opcheck(backward, (grad, *args[:4], *saved, need_x))
+        *argmax, hidden, cell, gates = saved
+        given = (grad, *args[:4], hidden, cell, gates, need_x, *argmax)
+        torch.library.opcheck(torch.ops.nmer_fast.lstm_backward, given)
 
 
 @EITHER
