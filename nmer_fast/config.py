@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from .contract import Convention, Kind, ScheduleKind
 from .errors import UserError
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -21,7 +22,6 @@ Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
-Kind = Literal["gaussian", "impulse", "uniform", "laplace", "missing"]
 Steps = dict[str, Count] | Literal["random"]
 Decibels = Annotated[float, Field(ge=-200, le=200)]
 Ratio = Decibels | tuple[Decibels, Decibels]
@@ -85,8 +85,8 @@ class NoiseConfig:
     snr_db: Ratio | dict[str, Ratio] | None = -10.0
     steps: Steps | None = None
     p: Annotated[float, Field(ge=0, le=1)] = 0.3
-    snr_convention: Literal["exact", "paper"] = "exact"
-    schedule: Literal["paper", "linear", "scaled_linear", "cosine", "sigmoid"] = "paper"
+    snr_convention: Convention = "exact"
+    schedule: ScheduleKind = "paper"
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.001
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.1
     length: Count = 100

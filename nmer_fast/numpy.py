@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _native
+from .contract import DTYPES as ALL_DTYPES
+from .contract import GENERATED_KINDS, LATENT_STREAM, MAX_DRAW, MAX_ELEMENTS, MAX_STREAM
 
-KINDS = ("gaussian", "impulse", "uniform", "laplace")
-DTYPES = ("float32", "float16", "float64")
-MAX_ELEMENTS = 2**34
+DTYPES = tuple(name for name in ALL_DTYPES if name != "bfloat16")  # which NumPy lacks
 
 Floats = NDArray[Any]
 
@@ -211,7 +211,7 @@ def reparameterize_kl(
     *,
     seed: int | None = None,
     draw: int = 0,
-    stream: int = 240,
+    stream: int = LATENT_STREAM,
     sample_ids: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
     """Sample a diagonal Gaussian and measure it: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
@@ -276,7 +276,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _stream(stream: int) -> int:
-    if not 0 <= _integer("stream", stream) <= 255:
+    if not 0 <= _integer("stream", stream) <= MAX_STREAM:
         raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
     return _integer("stream", stream)
 
@@ -285,11 +285,11 @@ def _key(
     seed: int | None, draw: int, kind: str, p: float, sample_ids: ArrayLike | None, batch: int
 ) -> tuple[int, int, str, float, NDArray[np.int64] | None]:
     """What decides the words, as the binding takes it."""
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in GENERATED_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
     if kind == "impulse" and not 0 <= p <= 1:
         raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
-    if not 0 <= _integer("draw", draw) < 2**32:
+    if not 0 <= _integer("draw", draw) <= MAX_DRAW:
         raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
     if seed is None:
         seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))

@@ -14,6 +14,7 @@ import tyro
 from . import sweep, train
 from .command import make_folder, run_command
 from .config import NoiseConfig, override, parse_settings
+from .contract import KINDS
 from .errors import UserError
 from .train import Flag, Set
 
@@ -30,7 +31,6 @@ Name = Literal["table1", "table2", "table3", "table4", "table5", "unseen", "all"
 PAPERS: tuple[Name, ...] = ("table1", "table2", "table3", "table4", "table5")
 COMPARED = ("men", "mctn", "mmin", "if_mmin", "nmer")
 ABLATIONS = ("nmer_no_vae", "nmer_no_inv")
-KINDS = ("gaussian", "impulse", "uniform", "laplace", "missing")
 CONVENTION = "noise.snr_convention"
 
 

@@ -10,12 +10,12 @@ import torch
 
 from nmer_fast import ops
 from nmer_fast.config import Config, NMERConfig
+from nmer_fast.contract import LATENT_STREAM
 from nmer_fast.data import FeatureSet, Ragged
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.trainer import noisy_step, teacher_targets
 from nmer_fast.models import NMER, Teacher
 from nmer_fast.models.encoders import TEXT
-from nmer_fast.models.nmer import LATENT_STREAM
 from nmer_fast.noise import NoiseScheduler
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"

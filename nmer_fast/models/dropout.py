@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-
-STREAM = 244  # of the noise contract
+from ..contract import DROPOUT_STREAM
 
 
 class Dropout(nn.Module):
@@ -31,5 +30,5 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         rng = torch.randint(2**63 - 1, (2,))
-        kept = ops.noise(x.shape, kind="impulse", p=1 - self.p, seed=rng, stream=STREAM, dtype=x.dtype).abs_()
+        kept = ops.noise(x.shape, kind="impulse", p=1 - self.p, seed=rng, stream=DROPOUT_STREAM, dtype=x.dtype).abs_()
         return x * kept.mul_(1 / (1 - self.p))

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import NMERConfig
+from ..contract import LATENT_STREAM
 from ..errors import UserError
 from ..profiling import span
 from .dropout import Dropout
 from .encoders import HIDDEN, Classifier, Encoders
 from .interface import Batch, Output, Separable, Teaching
 from .teacher import Teacher
-
-LATENT_STREAM = 240  # of the noise contract
 
 
 class OneTokenLayer(nn.Module):

@@ -1,8 +1,9 @@
 """Noise to the paper's letter, and past it: schedules, SNR, conditions, and NoiseScheduler for any training loop."""
 
+from ..contract import KINDS
 from .conditions import Conditions
 from .schedule import NoiseSchedule, alpha_bar_of_snr, noise_power, snr_of_alpha_bar, variance
-from .scheduler import KINDS, Noised, NoiseScheduler
+from .scheduler import Noised, NoiseScheduler
 
 __all__ = [
     "KINDS",

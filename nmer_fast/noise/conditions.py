@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..contract import CONDITION_STREAM
 
 MAX_MODALITIES = 10  # which have 2^10 conditions
-STREAM = 241  # of the noise contract: which condition a sample gets
 
 
 class Conditions:
@@ -53,7 +53,7 @@ class Conditions:
         return self.names.index(name)
 
     def draw(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
-        """An incomplete condition for each sample, uniform, from the contract's generator (stream 241).
+        """An incomplete condition for each sample, uniform, from the contract's generator.
 
         Args:
             rng: int64 [2] = (seed, draw).
@@ -62,5 +62,5 @@ class Conditions:
         Returns:
             int64 [B], indices into `names`.
         """
-        counter = ops.noise_counter(sample_ids, torch.zeros_like(sample_ids), draw=rng[1], stream=STREAM)
+        counter = ops.noise_counter(sample_ids, torch.zeros_like(sample_ids), draw=rng[1], stream=CONDITION_STREAM)
         return (ops.philox(rng, counter)[:, 0] * self.incomplete) >> 32

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-SCHEDULES = ("paper", "linear", "scaled_linear", "cosine", "sigmoid")
-CONVENTIONS = ("exact", "paper")
+from ..contract import CONVENTIONS, SCHEDULES, ScheduleKind
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class NoiseSchedule:
         length: steps of the schedules of fixed length.
     """
 
-    kind: Literal["paper", "linear", "scaled_linear", "cosine", "sigmoid"] = "paper"
+    kind: ScheduleKind = "paper"
     beta_start: float = 0.001
     beta_end: float = 0.1
     length: int = 100

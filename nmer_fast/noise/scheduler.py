@@ -10,14 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.reference import KINDS as GENERATED
+from ..contract import GENERATED_KINDS, KINDS, SNR_STREAM, STEP_STREAM
 from ..ops.reference import noisy_mask, statistics, valid_mask
 from .conditions import Conditions
 from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_power, snr_of_alpha_bar
-
-KINDS = (*GENERATED, "missing")
-STEP_STREAM = 242  # of the noise contract: which random step a batch gets
-RATIO_STREAM = 243  # of the noise contract: which SNR of a range a sample gets
 
 Given = Tensor | Callable[[Tensor], Tensor]
 Ratio = float | Sequence[float]
@@ -238,7 +234,7 @@ class NoiseScheduler(nn.Module):
     def _mixed_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
         """[B, M], each of an SNR that is uniform in its modality's range: decibels are logarithms of odds."""
         assert self.odds_db is not None
-        words = self._words(rng, sample_ids[:, None], RATIO_STREAM)
+        words = self._words(rng, sample_ids[:, None], SNR_STREAM)
         low, high = self.odds_db.unbind(1)
         return torch.sigmoid(math.log(10) / 10 * torch.lerp(low, high, (words.double() + 0.5) * 2.0**-32))
 
@@ -275,7 +271,7 @@ class NoiseScheduler(nn.Module):
         return_stats: bool,
     ) -> tuple[list[Tensor], Tensor | None]:
         ys: list[Tensor]
-        if isinstance(self.kind, str) and self.kind in GENERATED:
+        if isinstance(self.kind, str) and self.kind in GENERATED_KINDS:
             options: dict[str, Any] = {"kind": self.kind, "p": self.p, "noisy": noisy, "lengths": lengths}
             options |= {"seed": rng, "sample_ids": sample_ids}
             if return_stats:

@@ -11,10 +11,11 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+from ..contract import DTYPES as DTYPE_NAMES
+from ..contract import GENERATED_KINDS, MAX_DRAW, MAX_ELEMENTS, MAX_STREAM
 from ._library import define
-from .reference import KINDS, MAX_ELEMENTS
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = tuple(getattr(torch, name) for name in DTYPE_NAMES)
 INT_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # Under compile, seeds of 2^63 and more must not meet Inductor's int64 arithmetic: an op takes them as they are.
@@ -73,13 +74,13 @@ def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
 
 def check_kind(kind: str) -> None:
     """A kind of the noise contract."""
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in GENERATED_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
 
 
 def check_stream(stream: int) -> None:
     """8 bits."""
-    if not isinstance(stream, int) or not 0 <= stream <= 255:
+    if not isinstance(stream, int) or not 0 <= stream <= MAX_STREAM:
         raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
 
 
@@ -93,7 +94,7 @@ def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Te
         return seed.to(device)
     if not torch.compiler.is_compiling():
         seed, draw = plain_int(seed), plain_int(draw)
-    if not isinstance(draw, int) or not 0 <= draw < 2**32:
+    if not isinstance(draw, int) or not 0 <= draw <= MAX_DRAW:
         raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
     if seed is None:
         drawn = torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..contract import COUNTER_TAG, GENERATED_KINDS
+
 MASK32 = 0xFFFFFFFF
-MAX_ELEMENTS = 2**34  # of one sample: counter word 0 is element // 4
-TAG = 0x4E  # apart from tl.randn and CUDA's own generator under equal seeds
-KINDS = ("gaussian", "impulse", "uniform", "laplace")
 
 
 def philox(seed: Tensor, counter: Tensor) -> Tensor:
@@ -38,7 +37,12 @@ def philox_words(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) -> tuple[Tensor, ...]:
     """Counter words of the contract: quad = element // 4; the arguments broadcast against each other."""
-    return quad, sample_ids & MASK32, (sample_ids >> 32) & 0xFFFF | (stream & 0xFF) << 16 | TAG << 24, draw & MASK32
+    return (
+        quad,
+        sample_ids & MASK32,
+        (sample_ids >> 32) & 0xFFFF | (stream & 0xFF) << 16 | COUNTER_TAG << 24,
+        draw & MASK32,
+    )
 
 
 def unit(words: Tensor) -> Tensor:
@@ -89,8 +93,12 @@ def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | 
         if kind == "impulse":
             assert p is not None, "impulse noise needs p"
             eps = impulse(flat, p)
+        elif kind == "uniform":
+            eps = uniform(flat)
+        elif kind == "laplace":
+            eps = laplace(flat)
         else:
-            eps = {"uniform": uniform, "laplace": laplace}[kind](flat)
+            raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
     return eps.flatten(1)[:, :row].reshape(size)
 
 

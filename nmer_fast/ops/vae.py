@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contract import LATENT_STREAM
 from . import reference
 from ._args import autocast_dtype, check_floating, check_same, check_stream, distinct, rng_tensor, rows_tensor
 from ._function import Function, fold, fold_ids, loop, save
@@ -166,7 +167,7 @@ def reparameterize_kl(
     *,
     seed: int | Tensor | None = None,
     draw: int = 0,
-    stream: int = 240,
+    stream: int = LATENT_STREAM,
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample a diagonal Gaussian and measure it: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).

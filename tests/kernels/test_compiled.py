@@ -21,6 +21,7 @@ sys.path.insert(0, str(TOOLS))
 from ptx_run import run_triton
 
 from nmer_fast import ops
+from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.kernels import lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels.ahead_of_time import compiled, runtime_arguments
@@ -28,7 +29,6 @@ from nmer_fast.ops import reference
 from tests.kernels import chosen
 from tests.ops import contract
 
-KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 RNG = torch.tensor([-(2**63) + 77, 2**32 - 3])
 IDS = torch.tensor([5, 2**48 - 1, 2**32])

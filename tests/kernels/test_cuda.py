@@ -12,13 +12,13 @@ if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)
 
 from nmer_fast import ops
+from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.engine.trainer import train
 from nmer_fast.kernels.launch import READY
 from nmer_fast.noise import NoiseScheduler
 from tests.engine.test_engine import QUIET, SMALL, config, dataset
 from tests.ops import contract
 
-KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CUDA = torch.device("cuda")
 # 16 bits: the contract's "fast". float64: CUDA's own logarithm and sine.

@@ -13,13 +13,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU here, and TRITON_INTERPRET=1 is not set; make test sets it", allow_module_level=True)
 
+from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.kernels import add_noise, launch, lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels import add_noise_multimodal as multimodal
 from nmer_fast.ops import reference
 from tests.kernels import chosen
 from tests.ops import contract
 
-KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 DEVICE = "cpu" if INTERPRETED else "cuda"
 RNG = torch.tensor([-(2**63) + 77, 2**32 - 3], device=DEVICE)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from nmer_fast import ops
+from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.ops import _library, reference
 
 from . import contract
 
 ISAS = _library.isas()
-KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 RNG = torch.tensor([-(2**63) + 77, 2**32 - 3])
 P = torch.tensor(0.3, dtype=torch.float64)

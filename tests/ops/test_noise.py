@@ -9,10 +9,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
 
 from nmer_fast import ops
+from nmer_fast.contract import GENERATED_KINDS as KINDS
 
 from . import contract
 
-KINDS = ["gaussian", "impulse", "uniform", "laplace"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 NAN = float("nan")
 
