@@ -6,13 +6,44 @@
 // rows overlap.
 #pragma once
 
+#include <cstdint>
+
+#include "product.h"
+
+namespace nmer_fast {
+
+inline constexpr int kLongestKernel = 5;
+
+struct Convolution {
+  int kernels, encoders, filters, dims;
+  const int* sizes;  // of the kernels, at most kLongestKernel
+  const std::int64_t* lengths;
+  const std::int64_t* starts;
+  const float* inputs;  // [rows, dims]
+  const float* panels;  // of each tap of each kernel, by pack_columns
+  const float* biases;  // [kernels, encoders, filters]
+  float* pooled;        // [samples, encoders, kernels, filters]
+  std::int64_t* argmax;
+};
+
+struct ConvolutionBackward {
+  int kernels, columns, samples, dims;
+  std::int64_t rows;
+  const int* sizes;
+  const float* inputs;       // [rows, dims]
+  const std::int64_t* wins;  // [kernels, columns, samples]
+  const float* grads;
+  float* const* grad_weights;  // of each kernel [columns, size, dims]
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
-
-#include "kernels.h"
-#include "product.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -84,6 +115,7 @@ inline void conv_max_pool(const Convolution& s, int begin, int end, int panel) {
 }
 
 inline constexpr int kVectorsAcross = 2;  // vectors of input dimensions that a task takes
+inline int conv_part() { return kVectorsAcross * kLanes; }
 
 // Input dimensions from `dim` on, as many as two vectors have: grad of every weight of them. `wins` and `grads` are by
 // kernel, column and sample: the row where the winning window starts, and the gradient; a gradient of 0 adds nothing.
@@ -134,3 +166,66 @@ inline void conv_max_pool_backward(const ConvolutionBackward& s, int part) {
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#else  // NMER_FAST_ISA
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "sequences.h"
+
+// ---------------------------------------------------------------- whole batches
+
+namespace nmer_fast {
+
+// The maxima of all windows. `weights` [encoders * filters, size, dims] of each kernel are packed into `panels`, which
+// s.panels are.
+void windows_max(const auto& parallel, const auto& k, const Sequences& sequences,
+                 const std::vector<const float*>& weights, float* panels, const Convolution& s) {
+  constexpr int kTogether = 32;  // samples that read a panel while a cache holds it
+  const int columns = s.encoders * s.filters, count = static_cast<int>(sequences.count());
+  std::vector<std::pair<int, int>> places;  // (kernel, tap) of every tap
+  for (int kernel = 0; kernel < s.kernels; ++kernel) {
+    for (int tap = 0; tap < s.sizes[kernel]; ++tap) places.emplace_back(kernel, tap);
+  }
+  parallel(0, static_cast<Index>(places.size()), 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const auto [kernel, tap] = places[i];
+      k.pack_columns(weights[kernel], columns, s.sizes[kernel], tap, s.dims, panels + i * columns * s.dims);
+    }
+  });
+  const int across = columns / k.panel_of(columns), groups = (count + kTogether - 1) / kTogether;
+  parallel(0, static_cast<Index>(across) * groups, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const int first = static_cast<int>(task % groups) * kTogether;
+      k.conv_max_pool(s, first, std::min(first + kTogether, count), static_cast<int>(task / groups));
+    }
+  });
+}
+
+// The gradients of the weights, from `grad` of the maxima, which is 0 where ReLU cut, and the windows that won: both
+// [samples, encoders, kernels, filters]. s.wins and s.grads are set here.
+void winning_windows(const auto& parallel, const auto& k, const Sequences& sequences, int filters, const float* grad,
+                     const Index* argmax, ConvolutionBackward s) {
+  const Index encoders = s.columns / filters;
+  std::vector<Index> wins(static_cast<Index>(s.kernels) * s.columns * s.samples);
+  std::vector<float> grads(wins.size());
+  for (Index b = 0; b < s.samples; ++b)
+    for (Index e = 0; e < encoders; ++e)
+      for (Index kernel = 0; kernel < s.kernels; ++kernel)
+        for (Index f = 0; f < filters; ++f) {
+          const Index from = ((b * encoders + e) * s.kernels + kernel) * filters + f;
+          const Index to = (kernel * s.columns + e * filters + f) * s.samples + b;
+          wins[to] = sequences.starts[b] + argmax[from];
+          grads[to] = grad[from];
+        }
+  s.wins = wins.data(), s.grads = grads.data();
+  parallel(0, (s.dims + k.conv_part() - 1) / k.conv_part(), 1, [&](Index begin, Index end) {
+    for (Index part = begin; part < end; ++part) k.conv_max_pool_backward(s, static_cast<int>(part));
+  });
+}
+
+}  // namespace nmer_fast
+
+#endif  // NMER_FAST_ISA

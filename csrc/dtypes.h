@@ -1,6 +1,14 @@
 // The element types, and how they become what is computed in (float32, or float64 for float64) and back.
 #pragma once
 
+namespace nmer_fast {
+
+enum class Type { float32, bfloat16, float16, float64 };
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -124,4 +132,28 @@ void narrowed(const Wide<T>* from, int n, T* to) {
   }
 }
 
+// ---------------------------------------------------------------- from an element type to its functions
+
+// Calls f with a value of the element type.
+template <class F>
+void with_type(Type type, F f) {
+  switch (type) {
+    case Type::float32: return f(float{});
+    case Type::bfloat16: return f(BFloat16{});
+    case Type::float16: return f(Half{});
+    case Type::float64: return f(double{});
+  }
+}
+
+template <class T>
+const T* in(T, const void* p) {
+  return static_cast<const T*>(p);
+}
+template <class T>
+T* out(T, void* p) {
+  return static_cast<T*>(p);
+}
+
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#endif  // NMER_FAST_ISA

@@ -1,6 +1,9 @@
 // Samples of one flat array, end to end, into a padded batch; standardised on the way where asked to. No torch here.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "batch.h"
 
 namespace nmer_fast {
@@ -25,15 +28,38 @@ struct Standard {
   }
 };
 
-// out [batch, steps, dim] of elements of s.bytes: sample b's first steps are those of values [total, dim] from starts[b] on,
-// lengths[b] of them at most; zero behind them. `standard`, of float32, may be null.
-template <class Parallel>
-void gather_padded(const Parallel& parallel, const Samples& s, const void* values, const std::vector<Index>& starts,
-                   const std::vector<Index>& lengths, const Standard* standard, void* out) {
+// The samples of a flat array that a batch is made of: where each begins, and its steps.
+struct Chosen {
+  std::vector<Index> starts, lengths;
+
+  // rows [batch], each of offsets [samples + 1] into `total` steps. Python does not look at the values of these tensors, and
+  // memory is read by them, so a value out of range is thrown as an error.
+  Chosen(const Index* rows, Index batch, const Index* offsets, Index samples, Index total) {
+    const auto text = [](Index number) { return std::to_string(number); };
+    for (Index b = 0; b < batch; ++b) {
+      const Index row = rows[b];
+      if (row < 0 || row >= samples) {
+        throw std::runtime_error("rows: expected 0 to " + text(samples - 1) + ", got " + text(row));
+      }
+      const Index first = offsets[row], last = offsets[row + 1];
+      if (first < 0 || first > last || last > total) {
+        throw std::runtime_error("offsets: expected to rise from 0 to " + text(total) + ", got " + text(first) + " and " +
+                                 text(last));
+      }
+      starts.push_back(first);
+      lengths.push_back(last - first);
+    }
+  }
+};
+
+// out [batch, steps, dim] of elements of s.bytes: the first steps of each chosen sample of values [total, dim]; zero behind
+// them. `standard`, for float32, may be null.
+void gather_padded(const auto& parallel, const Samples& s, const void* values, const Chosen& chosen,
+                   const Standard* standard, void* out) {
   Selection selection;
-  selection.lengths = {0, lengths.data(), 1};
+  selection.lengths = {0, chosen.lengths.data(), 1};
   for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    const Index element = starts[run.sample] * s.step_size + run.first;
+    const Index element = chosen.starts[run.sample] * s.step_size + run.first;
     const char* from = static_cast<const char*>(values) + element * s.bytes;
     if (standard != nullptr) {
       standard->apply(reinterpret_cast<const float*>(from), run.first, s.step_size, run.valid,

@@ -5,14 +5,48 @@
 // Samples are taken in groups, longest first; those that are over drop out. The widths are multiples of 16.
 #pragma once
 
+#include <cstdint>
+
+#include "product.h"
+
+namespace nmer_fast {
+
+inline constexpr int kGroup = 32;  // samples at most that one call takes, the longest first
+
+// Encoders beside each other read the same input.
+struct Lstm {
+  int encoders, width;
+  const std::int64_t* lengths;  // of samples
+  const std::int64_t* starts;   // rows
+  const float* weight_hh;       // [encoders, 4 width, width], gates in the order i, f, g, o
+  float* gates;                 // [rows, encoders, 4 width]: what the inputs give; afterwards the gates
+  float* hidden;                // [rows, encoders, width]
+  float* cell;
+  float* pooled;                // [samples, encoders, width]
+  std::int64_t* argmax;
+};
+
+struct LstmBackward {
+  int encoders, width;
+  const std::int64_t* lengths;
+  const std::int64_t* starts;
+  const float* weight_hh;
+  const float* gates;
+  const float* cell;
+  const float* grad;           // of pooled, or without argmax of hidden: [rows, encoders, width], row s + t of step t
+  const std::int64_t* argmax;  // or null
+  float* d_gates;  // before their activations; zero in the unused row of each sample
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
 #include <cstring>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
-#include "gaussian.h"
-#include "kernels.h"
-#include "product.h"
+#include "distributions.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -195,3 +229,57 @@ inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#else  // NMER_FAST_ISA
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "sequences.h"
+
+// ---------------------------------------------------------------- whole batches
+
+namespace nmer_fast {
+
+// Calls f(encoder, samples, count) for every group of every encoder.
+void for_groups(const auto& parallel, const Sequences& sequences, int encoders, const auto& f) {
+  const int count = static_cast<int>(sequences.count()), groups = (count + kGroup - 1) / kGroup;
+  std::vector<int> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return sequences.lengths[a] > sequences.lengths[b]; });
+  parallel(0, static_cast<Index>(encoders) * groups, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const int first = static_cast<int>(task % groups) * kGroup;
+      f(static_cast<int>(task / groups), order.data() + first, std::min(kGroup, count - first));
+    }
+  });
+}
+
+// The gates' inputs, then the recurrence. `weight_ih` [projection.columns, projection.depth] is packed into `panels` of the
+// same size; the projection's rows are the sequences', its result is s.gates.
+void lstm_recurrence(const auto& parallel, const auto& k, const Sequences& sequences, const Product& projection,
+                     const float* weight_ih, float* panels, const Lstm& s) {
+  constexpr Index kTogether = 240;  // rows that read a panel while a cache holds it
+  k.pack_columns(weight_ih, projection.columns, 1, 0, projection.depth, panels);
+  const Index across = projection.columns / k.panel_of(projection.columns);
+  const Index parts = (sequences.rows() + kTogether - 1) / kTogether;
+  parallel(0, parts * across, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index first = task / across * kTogether, last = std::min(first + kTogether, sequences.rows());
+      k.product(projection, static_cast<int>(first), static_cast<int>(last), static_cast<int>(task % across));
+    }
+  });
+  for_groups(parallel, sequences, s.encoders,
+             [&](int encoder, const int* samples, int count) { k.lstm(s, encoder, samples, count); });
+}
+
+void lstm_recurrence_backward(const auto& parallel, const auto& k, const Sequences& sequences, const LstmBackward& s) {
+  for_groups(parallel, sequences, s.encoders,
+             [&](int encoder, const int* samples, int count) { k.lstm_backward(s, encoder, samples, count); });
+}
+
+}  // namespace nmer_fast
+
+#endif  // NMER_FAST_ISA

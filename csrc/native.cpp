@@ -7,8 +7,9 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
-#include "batch.h"
+#include "kernels.h"
 #include "philox.h"
 
 namespace py = pybind11;
@@ -16,6 +17,7 @@ namespace py = pybind11;
 namespace {
 
 using nmer_fast::Index;
+using nmer_fast::kernels;
 using nmer_fast::Kind;
 using nmer_fast::PerSample;
 using nmer_fast::Samples;
@@ -31,14 +33,15 @@ Type type_of(const Array& a) {
   switch (a.itemsize()) {
     case 2: return Type::float16;
     case 4: return Type::float32;
-    default: return Type::float64;
+    case 8: return Type::float64;
+    default: throw py::type_error("dtype: expected float32, float16 or float64");
   }
 }
 
 Kind kind_of(const std::string& name) {
-  if (name == "gaussian") return Kind::gaussian;
-  if (name == "impulse") return Kind::impulse;
-  return name == "uniform" ? Kind::uniform : Kind::laplace;
+  const auto kind = nmer_fast::kind_named(name);
+  if (!kind.has_value()) throw py::value_error(nmer_fast::unknown_kind(name));
+  return *kind;
 }
 
 template <class T>
@@ -92,7 +95,7 @@ void noise(const Key& key, Index stream, const Maybe& noisy, const Maybe& length
   const Selection selection = selection_of(noisy, lengths);
   void* to = eps.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::noise(parallel, s, source, stream, selection, to);
+  nmer_fast::noise(parallel, kernels(), s, source, stream, selection, to);
 }
 
 void add_noise(const Array& x, const Array& alpha_bar, const Key& key, Index stream, const Maybe& noisy,
@@ -104,7 +107,7 @@ void add_noise(const Array& x, const Array& alpha_bar, const Key& key, Index str
   const void* from = x.data();
   void *to = y.mutable_data(), *eps_to = eps.has_value() ? eps->mutable_data() : nullptr;
   const py::gil_scoped_release release;
-  nmer_fast::add_noise(parallel, s, source, stream, selection, keep, from, to, eps_to);
+  nmer_fast::add_noise(parallel, kernels(), s, source, stream, selection, keep, from, to, eps_to);
 }
 
 void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars, const Key& key,
@@ -124,7 +127,7 @@ void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars,
   const Selection selection = selection_of(noisy, lengths);
   auto* sums = stats.has_value() ? static_cast<double*>(stats->mutable_data()) : nullptr;
   const py::gil_scoped_release release;
-  nmer_fast::add_noise_multimodal(parallel, all, source, streams, selection, keep, from, to, sums);
+  nmer_fast::add_noise_multimodal(parallel, kernels(), all, source, streams, selection, keep, from, to, sums);
 }
 
 void mix_noise(const Array& x, const Array& eps, const Array& alpha_bar, const Maybe& noisy, const Maybe& lengths,
@@ -135,7 +138,7 @@ void mix_noise(const Array& x, const Array& eps, const Array& alpha_bar, const M
   const void *from = x.data(), *eps_from = eps.data();
   void* to = y.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::mix_noise(parallel, s, selection, keep, from, eps_from, to);
+  nmer_fast::mix_noise(parallel, kernels(), s, selection, keep, from, eps_from, to);
 }
 
 void reparameterize_kl(const Array& mu, const Array& logvar, const Key& key, Index stream, Array& z, Array& kl) {
@@ -144,7 +147,7 @@ void reparameterize_kl(const Array& mu, const Array& logvar, const Key& key, Ind
   const void *mu_from = mu.data(), *logvar_from = logvar.data();
   void *z_to = z.mutable_data(), *kl_to = kl.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::reparameterize_kl(parallel, s, source, stream, mu_from, logvar_from, z_to, kl_to);
+  nmer_fast::reparameterize_kl(parallel, kernels(), s, source, stream, mu_from, logvar_from, z_to, kl_to);
 }
 
 py::dict build_info() {
@@ -158,7 +161,7 @@ py::dict build_info() {
 #else
   info["architecture"] = "other";
 #endif
-  info["isa"] = nmer_fast::kernels().isa;
+  info["isa"] = kernels().isa;
   return info;
 }
 
@@ -167,6 +170,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "nmer_fast's C++ kernels on NumPy arrays, unchecked (nmer_fast.numpy checks), and facts about this build.";
   m.attr("INTERFACE") = nmer_fast::kInterface;
+  py::list kinds;
+  for (const auto& [name, kind] : nmer_fast::kKinds) kinds.append(py::str(name.data(), name.size()));
+  m.attr("KINDS") = py::tuple(kinds);
   m.def("philox", &philox);
   m.def("noise", &noise);
   m.def("add_noise", &add_noise);

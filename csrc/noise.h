@@ -2,13 +2,32 @@
 // cache and never in memory. docs/noise_contract.md says what a value is.
 #pragma once
 
+#include <cstdint>
+
+#include "distributions.h"
+#include "dtypes.h"
+
+namespace nmer_fast {
+
+// All that decides a sample's noise.
+struct Noise {
+  std::uint64_t seed;
+  std::uint32_t draw;
+  std::uint32_t stream;
+  std::uint64_t sample;
+  Kind kind;
+  std::uint32_t threshold;  // ceil(p 2^31), for impulses
+
+  std::int32_t last() const { return static_cast<std::int32_t>(threshold - 1); }
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
-#include "dtypes.h"
-#include "gaussian.h"
-#include "kernels.h"
 #include "philox_simd.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
@@ -28,42 +47,14 @@ void generate(const QuadStream& stream, const Transform& transform, std::int64_t
 }
 
 inline void generate(const QuadStream& stream, const Noise& noise, std::int64_t first, int n, float* eps) {
-  switch (noise.kind) {
-    case Kind::gaussian: return generate(stream, Gaussian{}, first, n, eps);
-    case Kind::impulse: return generate(stream, ByWord{Impulse{noise.last()}}, first, n, eps);
-    case Kind::uniform: return generate(stream, ByWord{Uniform{}}, first, n, eps);
-    case Kind::laplace: return generate(stream, ByWord{Laplace{}}, first, n, eps);
-  }
-}
-
-// The float64 definition, for float64 features: the u is float32's, all else is libm's.
-inline double unit64(std::uint32_t w, int bits) {
-  const float scale = std::ldexp(1.0f, -bits);
-  const float product = static_cast<float>(w) * scale;
-  return product + scale / 2;
-}
-
-inline double one_word64(const Noise& noise, std::uint32_t w) {
-  const double sign = w & 1 ? 1 : -1;
-  if (noise.kind == Kind::impulse) return static_cast<std::int32_t>(w >> 1) <= noise.last() ? sign : 0.0;
-  if (noise.kind == Kind::uniform) return std::numbers::sqrt3 * (2 * unit64(w, 32) - 1);
-  return sign * -std::log(unit64(w >> 1, 31)) / std::numbers::sqrt2;
+  with_transform(noise.kind, noise.last(), [&](const auto& transform) { generate(stream, transform, first, n, eps); });
 }
 
 inline void generate(const QuadStream&, const Noise& noise, std::int64_t first, int n, double* eps) {
   for (int i = 0; i < n; i += 4) {
     const auto quad = static_cast<std::uint32_t>((first + i) / 4);
     const Words w = philox(sample_counter(quad, noise.sample, noise.stream, noise.draw), noise.seed);
-    if (noise.kind != Kind::gaussian) {
-      for (int j = 0; j < 4; ++j) eps[i + j] = one_word64(noise, w[j]);
-      continue;
-    }
-    for (int j = 0; j < 4; j += 2) {
-      const double r = std::sqrt(-2 * std::log(unit64(w[j], 32)));
-      const double angle = static_cast<std::int32_t>(w[j + 1]) * (std::numbers::pi / 0x1p31);
-      eps[i + j] = r * std::cos(angle);
-      eps[i + j + 1] = r * std::sin(angle);
-    }
+    quad64(noise.kind, noise.last(), w, eps + i);
   }
 }
 
@@ -217,4 +208,137 @@ void scaled(std::int64_t count, const T* x, double factor, T* y) {
   }
 }
 
+// ---------------------------------------------------------------- kernels: the same by an element type
+
+inline void noise(Type type, const Noise& n, std::int64_t first, std::int64_t count, void* eps) {
+  with_type(type, [&](auto t) { noise(n, first, count, out(t, eps)); });
+}
+
+inline void add_noise(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* x, double alpha_bar, void* y, void* eps, double* sums) {
+  with_type(type, [&](auto t) { add_noise(n, first, count, in(t, x), alpha_bar, out(t, y), out(t, eps), sums); });
+}
+
+inline void mix_noise(Type type, std::int64_t count, const void* x, const void* eps, double alpha_bar, void* y) {
+  with_type(type, [&](auto t) { mix_noise(count, in(t, x), in(t, eps), alpha_bar, out(t, y)); });
+}
+
+inline void scaled(Type type, std::int64_t count, const void* x, double factor, void* y) {
+  with_type(type, [&](auto t) { scaled(count, in(t, x), factor, out(t, y)); });
+}
+
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#else  // NMER_FAST_ISA
+
+#include <cmath>
+#include <vector>
+
+#include "batch.h"
+
+// ---------------------------------------------------------------- whole batches
+
+namespace nmer_fast {
+
+// What all samples' noise has in common, and each one's own.
+struct Source {
+  Noise base;
+  PerSample<Index> ids{0};
+  Source(std::uint64_t seed, std::uint32_t draw, Kind kind, double p, PerSample<Index> sample_ids)
+      : base{seed, draw, 0, 0, kind, static_cast<std::uint32_t>(std::ceil(p * 0x1p31))}, ids(sample_ids) {}
+  Noise of(Index sample, Index stream) const {
+    Noise noise = base;
+    noise.stream = static_cast<std::uint32_t>(stream);
+    noise.sample = static_cast<std::uint64_t>(ids ? ids(sample) : sample);
+    return noise;
+  }
+};
+
+void noise(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream, const Selection& selection,
+           void* eps) {
+  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
+    const Index valid = selection.noisy(run.sample) ? run.valid : 0;
+    if (valid > 0) k.noise(s.type, source.of(run.sample, stream), run.first, valid, run.in(eps));
+    run.zero(eps, valid);
+  });
+}
+
+// eps may be null.
+void add_noise(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
+               const Selection& selection, const PerSample<double>& alpha_bar, const void* x, void* y, void* eps) {
+  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
+    const Index noisy = selection.noisy(run.sample) ? run.valid : 0;
+    if (noisy > 0) {
+      k.add_noise(s.type, source.of(run.sample, stream), run.first, noisy, run.in(x), alpha_bar(run.sample), run.in(y),
+                  eps == nullptr ? nullptr : run.in(eps), nullptr);
+    } else {
+      run.copy(x, y);
+    }
+    run.zero(y, run.valid);
+    if (eps != nullptr) run.zero(eps, noisy);
+  });
+}
+
+// stats [M, 4] may be null: count, sums of x, x^2 and eps^2 over what is valid and noisy.
+void add_noise_multimodal(const auto& parallel, const auto& k, const std::vector<Samples>& all, const Source& source,
+                          const std::vector<Index>& streams, const Selection& selection,
+                          const PerSample<double>& alpha_bars, const std::vector<const void*>& xs,
+                          const std::vector<void*>& ys, double* stats) {
+  struct Partial {
+    double count = 0, sums[3] = {};
+  };
+  Index tasks = 0;
+  for (const Samples& s : all) tasks += s.batch * s.chunks();
+  std::vector<Partial> partials(stats != nullptr ? tasks : 0);
+  for_runs(parallel, all, selection, [&](Index task, const Run& run) {
+    const Index m = run.modality;
+    if (run.valid > 0 && selection.noisy(run.sample, m)) {
+      Partial* partial = stats != nullptr ? &partials[task] : nullptr;
+      if (partial != nullptr) partial->count = static_cast<double>(run.valid);
+      k.add_noise(all[m].type, source.of(run.sample, streams[m]), run.first, run.valid, run.in(xs[m]),
+                  alpha_bars(run.sample, m), run.in(ys[m]), nullptr, partial != nullptr ? partial->sums : nullptr);
+    } else {
+      run.copy(xs[m], ys[m]);
+    }
+    run.zero(ys[m], run.valid);
+  });
+  if (stats == nullptr) return;
+  std::fill_n(stats, 4 * all.size(), 0.0);
+  Index task = 0;
+  for (const Samples& s : all) {  // in the tasks' order, so to the same bits for any number of threads
+    for (const Index end = task + s.batch * s.chunks(); task < end; ++task) {
+      stats[0] += partials[task].count;
+      for (int j = 0; j < 3; ++j) stats[1 + j] += partials[task].sums[j];
+    }
+    stats += 4;
+  }
+}
+
+void mix_noise(const auto& parallel, const auto& k, const Samples& s, const Selection& selection,
+               const PerSample<double>& alpha_bar, const void* x, const void* eps, void* y) {
+  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
+    if (selection.noisy(run.sample)) {
+      k.mix_noise(s.type, run.valid, run.in(x), run.in(eps), alpha_bar(run.sample), run.in(y));
+    } else {
+      run.copy(x, y);
+    }
+    run.zero(y, run.valid);
+  });
+}
+
+// The gradient of x, or of the noise.
+void mix_noise_backward(const auto& parallel, const auto& k, const Samples& s, const Selection& selection,
+                        const PerSample<double>& alpha_bar, bool wrt_noise, const void* grad, void* out) {
+  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
+    const double kept = alpha_bar(run.sample);
+    if (selection.noisy(run.sample)) {
+      k.scaled(s.type, run.valid, run.in(grad), std::sqrt(wrt_noise ? 1 - kept : kept), run.in(out));
+    } else if (!wrt_noise) {
+      run.copy(grad, out);
+    }
+    run.zero(out, wrt_noise && !selection.noisy(run.sample) ? 0 : run.valid);
+  });
+}
+
+}  // namespace nmer_fast
+
+#endif  // NMER_FAST_ISA

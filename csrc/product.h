@@ -2,10 +2,24 @@
 // the other in panels of a few vectors' columns.
 #pragma once
 
+namespace nmer_fast {
+
+// A matrix product with a bias for each column, a multiple of 16; one factor packed by pack_columns.
+struct Product {
+  int depth, columns;
+  const float* a;       // [rows, depth]
+  const float* panels;  // of [columns, depth]
+  const float* bias;
+  float* out;  // [rows, columns]
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
 #include <cstring>
 #include <type_traits>
 
-#include "kernels.h"
 #include "simd.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
@@ -78,3 +92,5 @@ inline void product(const Product& s, int begin, int end, int panel) {
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#endif  // NMER_FAST_ISA

@@ -3,6 +3,8 @@
 
 #include "noise.h"
 
+#ifdef NMER_FAST_ISA
+
 namespace nmer_fast::NMER_FAST_ISA {
 
 struct Exp {
@@ -100,4 +102,53 @@ void reparameterize_kl_backward(const Noise& noise, std::int64_t first, std::int
   });
 }
 
+// ---------------------------------------------------------------- kernels: the same by an element type
+
+inline void reparameterize_kl(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* mu, const void* logvar, void* z, double* kl) {
+  with_type(type, [&](auto t) { reparameterize_kl(n, first, count, in(t, mu), in(t, logvar), out(t, z), kl); });
+}
+
+inline void reparameterize_kl_backward(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* grad_z, double grad_kl, const void* mu, const void* logvar, void* grad_mu, void* grad_logvar) {
+  with_type(type, [&](auto t) { reparameterize_kl_backward(n, first, count, in(t, grad_z), grad_kl, in(t, mu), in(t, logvar), out(t, grad_mu), out(t, grad_logvar)); });
+}
+
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#else  // NMER_FAST_ISA
+
+#include <numeric>
+
+// ---------------------------------------------------------------- whole batches
+
+namespace nmer_fast {
+
+// kl [B] is double for float64, else float.
+void reparameterize_kl(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream, const void* mu,
+                       const void* logvar, void* z, void* kl) {
+  std::vector<double> partials(s.batch * s.chunks());
+  for_runs(parallel, {s}, {}, [&](Index task, const Run& run) {
+    k.reparameterize_kl(s.type, source.of(run.sample, stream), run.first, run.count, run.in(mu), run.in(logvar),
+                        run.in(z), &partials[task]);
+  });
+  for (Index b = 0; b < s.batch; ++b) {
+    const auto begin = partials.begin() + b * s.chunks();
+    const double sum = std::accumulate(begin, begin + s.chunks(), 0.0);
+    if (s.type == Type::float64) static_cast<double*>(kl)[b] = sum;
+    else static_cast<float*>(kl)[b] = static_cast<float>(sum);
+  }
+}
+
+template <class GradKL>
+void reparameterize_kl_backward(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
+                                const void* grad_z, const PerSample<GradKL>& grad_kl, const void* mu,
+                                const void* logvar, void* grad_mu, void* grad_logvar) {
+  for_runs(parallel, {s}, {}, [&](Index, const Run& run) {
+    k.reparameterize_kl_backward(s.type, source.of(run.sample, stream), run.first, run.count, run.in(grad_z),
+                                 grad_kl(run.sample), run.in(mu), run.in(logvar), run.in(grad_mu),
+                                 run.in(grad_logvar));
+  });
+}
+
+}  // namespace nmer_fast
+
+#endif  // NMER_FAST_ISA

@@ -6,11 +6,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../gather.h"
 #include "../kernels.h"
 #include "../philox.h"
+#include "../sequences.h"
 
 using namespace nmer_fast;
 
@@ -46,6 +49,8 @@ std::unique_ptr<T[]> buffer(std::int64_t n, T value = {}) {
   return out;
 }
 
+constexpr auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
+
 constexpr Noise noise_of(Kind kind) { return {0xFEDCBA9876543210u, 0xFFFFFFFFu, 255, 0xABCDEF012345u, kind, 644245095u}; }
 
 // Random123's known answers.
@@ -61,7 +66,7 @@ void known_answers() {
 
 // Each kind in float32 against float64, from the start of a sample and from its far end; the same in bf16 and fp16 sizes.
 void noise_and_mixing(const Kernels& k, std::int64_t count) {
-  for (const Kind kind : {Kind::gaussian, Kind::impulse, Kind::uniform, Kind::laplace}) {
+  for (const auto& [name, kind] : kKinds) {
     const Noise noise = noise_of(kind);
     for (const std::int64_t first : {std::int64_t{0}, (std::int64_t{1} << 34) - 4 * ((count + 3) / 4)}) {
       auto exact = buffer<double>(count);
@@ -254,7 +259,7 @@ void convolution(const Kernels& k, int dims, int filters) {
   float* const to[] = {first_grad.get(), second_grad.get()};
   const ConvolutionBackward backward{2,      columns,      kSamples,   dims,        rows,
                                      kSizes, inputs.get(), wins.get(), grads.get(), to};
-  for (int part = 0; part * k.conv_part < dims; ++part) k.conv_max_pool_backward(backward, part);
+  for (int part = 0; part * k.conv_part() < dims; ++part) k.conv_max_pool_backward(backward, part);
   for (int kernel = 0; kernel < 2; ++kernel)
     for (int f = 0; f < columns; ++f)
       for (int tap = 0; tap < kSizes[kernel]; ++tap)
@@ -279,7 +284,6 @@ int transform_failures([[maybe_unused]] const char* isa) {
 // Sequences of 0 to 4 steps and one of several tasks, out of exactly their memory into exactly the batch's; plain and
 // standardised, padded and cut.
 void gather(Index dim) {
-  const auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
   const std::vector<Index> all = {0, 3, 1, 2 * kChunk / dim + 1, 4, 0};
   std::vector<Index> edges = {0};
   for (const Index n : all) edges.push_back(edges.back() + n);
@@ -287,19 +291,18 @@ void gather(Index dim) {
   for (Index i = 0; i < edges.back() * dim; ++i) values[i] = static_cast<float>(i % 1000);
   const Standard standard = {mean.get(), std.get(), 100.0f};
   const std::vector<Index> rows = {5, 4, 3, 0, 1};
-  std::vector<Index> starts, lengths;
-  for (const Index row : rows) starts.push_back(edges[row]), lengths.push_back(all[row]);
+  const Chosen chosen(rows.data(), static_cast<Index>(rows.size()), edges.data(), static_cast<Index>(all.size()), edges.back());
   for (const Index steps : {Index{1}, Index{3}, 2 * kChunk / dim + 9}) {
     const Index sizes[] = {static_cast<Index>(rows.size()), steps, dim};
     const Samples samples(Type::float32, 4, std::vector<Index>(sizes, sizes + 3));
     auto plain = buffer<float>(sizes[0] * samples.row, -1.0f), scaled = buffer<float>(sizes[0] * samples.row, -1.0f);
-    gather_padded(serial, samples, values.get(), starts, lengths, nullptr, plain.get());
-    gather_padded(serial, samples, values.get(), starts, lengths, &standard, scaled.get());
+    gather_padded(serial, samples, values.get(), chosen, nullptr, plain.get());
+    gather_padded(serial, samples, values.get(), chosen, &standard, scaled.get());
     bool holds = true;
     for (Index b = 0; b < sizes[0]; ++b) {
       for (Index i = 0; i < samples.row; ++i) {
-        const bool valid = i < lengths[b] * dim;
-        const float x = valid ? values[starts[b] * dim + i] : 0, y = valid ? std::fmin((x - 1) / 2, 100.0f) : 0;
+        const bool valid = i < chosen.lengths[b] * dim;
+        const float x = valid ? values[chosen.starts[b] * dim + i] : 0, y = valid ? std::fmin((x - 1) / 2, 100.0f) : 0;
         holds &= plain[b * samples.row + i] == x && scaled[b * samples.row + i] == y;
       }
     }
@@ -307,10 +310,147 @@ void gather(Index dim) {
   }
 }
 
+// What is thrown for a row, and for edges, out of range.
+std::string refusal(Index row, const std::vector<Index>& edges) {
+  try {
+    Chosen(&row, 1, edges.data(), static_cast<Index>(edges.size()) - 1, 9);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void refused_rows() {
+  const std::vector<Index> edges = {0, 3, 9};
+  check(refusal(0, edges).empty() && refusal(1, edges).empty(), "rows in range", "all", 2);
+  check(refusal(2, edges) == "rows: expected 0 to 1, got 2", "a row too high", "all", 2);
+  check(refusal(-1, edges) == "rows: expected 0 to 1, got -1", "a row too low", "all", 2);
+  for (const std::vector<Index>& bad : {std::vector<Index>{0, 10}, {-1, 3}, {5, 4}})
+    check(refusal(0, bad) == "offsets: expected to rise from 0 to 9, got " + std::to_string(bad[0]) + " and " +
+                                 std::to_string(bad[1]),
+          "edges out of range", "all", 1);
+}
+
+// Every kind by its name, and no other name.
+void kinds() {
+  for (const auto& [name, kind] : kKinds) check(kind_named(name) == kind, "a kind by its name", "all", 1);
+  for (const char* name : {"cauchy", "", "Gaussian", "laplace "})
+    check(!kind_named(name).has_value(), "an unknown kind", "all", 1);
+  check(unknown_kind("cauchy") == "kind: expected one of gaussian, impulse, uniform, laplace, got cauchy",
+        "the message of an unknown kind", "all", 1);
+}
+
+// Packed and unpacked again: valid steps come back, all else is zero.
+void packing(Index more, Index least) {
+  constexpr Index kSteps = 7, kWidth = 3, kSamples = 19;
+  std::vector<Index> lengths;
+  for (Index b = 0; b < kSamples; ++b) lengths.push_back(b % (kSteps + 1));
+  const auto x = buffer<float>(kSamples * kSteps * kWidth, 1.0f);
+  const Sequences sequences(lengths.data(), kSamples, more, least);
+  const auto rows = buffer<float>(sequences.rows() * kWidth, NAN), back = buffer<float>(kSamples * kSteps * kWidth, NAN);
+  packed_steps(serial, sequences, kSteps, kWidth * sizeof(float), x.get(), rows.get());
+  bool holds = sequences.count() == kSamples;
+  for (Index b = 0; b < kSamples; ++b) {
+    holds &= sequences.starts[b + 1] - sequences.starts[b] == std::max(lengths[b] + more, least);
+    for (Index i = sequences.starts[b]; i < sequences.starts[b + 1]; ++i)
+      for (Index w = 0; w < kWidth; ++w)
+        holds &= rows[i * kWidth + w] == (i - sequences.starts[b] < lengths[b] ? 1.0f : 0.0f);
+  }
+  unpacked_steps(serial, sequences, kSteps, kWidth * sizeof(float), 0, rows.get(), back.get());
+  for (Index b = 0; b < kSamples; ++b)
+    for (Index i = 0; i < kSteps * kWidth; ++i)
+      holds &= back[b * kSteps * kWidth + i] == (i < lengths[b] * kWidth ? 1.0f : 0.0f);
+  check(holds, "packed and unpacked", "all", more);
+}
+
+// Every sample of every encoder is in one group, and a group's longest come first.
+void grouping() {
+  constexpr int kEncoders = 2, kSamples = 2 * kGroup + 5;
+  std::vector<Index> lengths;
+  for (Index b = 0; b < kSamples; ++b) lengths.push_back(b * 7 % 11);
+  std::vector<int> seen(kEncoders * kSamples);
+  bool holds = true;
+  for_groups(serial, Sequences(lengths.data(), kSamples, 1, 0), kEncoders, [&](int encoder, const int* samples, int count) {
+    holds &= count <= kGroup;
+    for (int i = 0; i < count; ++i) {
+      ++seen[encoder * kSamples + samples[i]];
+      holds &= i == 0 || lengths[samples[i - 1]] >= lengths[samples[i]];
+    }
+  });
+  for (const int times : seen) holds &= times == 1;
+  check(holds, "groups", "all", kSamples);
+}
+
+// A batch's ops on some sequences that lie end to end: the LSTM's states and gates, the convolutions' maxima, and their
+// gradients.
+struct BatchResult {
+  std::vector<float> pooled, hidden, d_gates, maxima, grad_taps;
+};
+BatchResult on_a_batch(const Kernels& k, const std::vector<Index>& lengths, const float* x) {
+  constexpr int kDims = 5, kWidth = 16, kKernel = 3;
+  const Index count = static_cast<Index>(lengths.size());
+  std::vector<float> ih(4 * kWidth * kDims), hh(4 * kWidth * kWidth), bias(4 * kWidth), taps(kWidth * kKernel * kDims);
+  Index at = 0;
+  for (std::vector<float>* weights : {&ih, &hh, &bias, &taps})
+    for (float& value : *weights) value = chance(++at) / 2;
+  const Sequences sequences(lengths.data(), count, 1, 0), windows(lengths.data(), count, 0, kKernel);
+  std::vector<float> inputs(sequences.rows() * kDims), panels(ih.size()), gates(sequences.rows() * 4 * kWidth), cell;
+  Index steps = 0;
+  for (const Index length : lengths) steps = std::max(steps, length);
+  packed_steps(serial, sequences, steps, kDims * sizeof(float), x, inputs.data());
+  BatchResult out;
+  out.hidden.resize(sequences.rows() * kWidth), out.pooled.resize(count * kWidth), out.d_gates.resize(gates.size());
+  cell.resize(out.hidden.size());
+  std::vector<Index> argmax(out.pooled.size());
+  const Product projection{kDims, 4 * kWidth, inputs.data(), panels.data(), bias.data(), gates.data()};
+  lstm_recurrence(serial, k, sequences, projection, ih.data(), panels.data(),
+                  Lstm{1, kWidth, lengths.data(), sequences.starts.data(), hh.data(), gates.data(), out.hidden.data(),
+                       cell.data(), out.pooled.data(), argmax.data()});
+  const std::vector<float> ones(out.pooled.size(), 1.0f);
+  lstm_recurrence_backward(serial, k, sequences,
+                           LstmBackward{1, kWidth, lengths.data(), sequences.starts.data(), hh.data(), gates.data(),
+                                        cell.data(), ones.data(), argmax.data(), out.d_gates.data()});
+  std::vector<float> rows(windows.rows() * kDims), tap_panels(taps.size());
+  packed_steps(serial, windows, steps, kDims * sizeof(float), x, rows.data());
+  out.maxima.resize(count * kWidth), out.grad_taps.resize(taps.size());
+  windows_max(serial, k, windows, {taps.data()}, tap_panels.data(),
+              Convolution{1, 1, kWidth, kDims, &kKernel, lengths.data(), windows.starts.data(), rows.data(),
+                          tap_panels.data(), bias.data(), out.maxima.data(), argmax.data()});
+  std::vector<float> grad(out.maxima.size());
+  std::fill_n(grad.begin(), kWidth, 1.0f);  // of the first sample alone
+  float* const to = out.grad_taps.data();
+  winning_windows(serial, k, windows, kWidth, grad.data(), argmax.data(),
+                  ConvolutionBackward{1, kWidth, static_cast<int>(count), kDims, windows.rows(), &kKernel, rows.data(),
+                                      nullptr, nullptr, &to});
+  return out;
+}
+
+// A sample's results in a batch of several groups are, to the bit, those of the sample alone.
+void batches(const Kernels& k) {
+  constexpr Index kSamples = 2 * kGroup + 6, kSteps = 9, kDims = 5;
+  std::vector<Index> lengths = {kSteps};
+  while (static_cast<Index>(lengths.size()) < kSamples) lengths.push_back(chance(lengths.size()) > 0 ? 4 : kSteps);
+  std::vector<float> x(kSamples * kSteps * kDims);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = chance(i);
+  const BatchResult whole = on_a_batch(k, lengths, x.data()), alone = on_a_batch(k, {kSteps}, x.data());
+  const auto begins = [](const std::vector<float>& a, const std::vector<float>& b) {
+    return std::equal(b.begin(), b.end(), a.begin());
+  };
+  check(begins(whole.pooled, alone.pooled) && begins(whole.hidden, alone.hidden), "the LSTM of a batch", k.isa, kSamples);
+  check(begins(whole.d_gates, alone.d_gates), "the LSTM's gradient of a batch", k.isa, kSamples);
+  check(begins(whole.maxima, alone.maxima), "the convolutions of a batch", k.isa, kSamples);
+  check(begins(whole.grad_taps, alone.grad_taps), "the convolutions' gradient of a batch", k.isa, kSamples);
+}
+
 }  // namespace
 
 int main() {
   known_answers();
+  refused_rows();
+  kinds();
+  packing(1, 0);
+  packing(0, 5);
+  grouping();
   for (const Index dim : {1, 5, 130}) gather(dim);
   for (const Kernels* k : all_kernels()) {
     check(transform_failures(k->isa) == 0, "values of chosen words", k->isa, 4);
@@ -320,6 +460,7 @@ int main() {
     }
     for (const int columns : {16, 128}) for (const int depth : {1, 37, 130}) product(*k, columns, depth);
     for (const int width : {16, 64}) lstm(*k, width);
+    batches(*k);
     for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);
   }

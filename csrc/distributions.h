@@ -1,10 +1,59 @@
-// From words to noise, in float32, four lanes' worth at a time (docs/noise_contract.md). These polynomials and their
-// order are one definition for all backends: with fused multiply-add they give the same bits everywhere.
+// The kinds of noise: their names, and how the generator's words become their values (docs/noise_contract.md). A new kind
+// is a word of NMER_FAST_KINDS; -Werror=switch then names every switch of this file that lacks it.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
 
+namespace nmer_fast {
+
+#define NMER_FAST_KINDS(KIND) KIND(gaussian) KIND(impulse) KIND(uniform) KIND(laplace)
+
+#define NMER_FAST_ENUMERATOR(name) name,
+enum class Kind { NMER_FAST_KINDS(NMER_FAST_ENUMERATOR) };
+#undef NMER_FAST_ENUMERATOR
+
+#define NMER_FAST_NAMED(name) std::pair<std::string_view, Kind>{#name, Kind::name},
+inline constexpr std::array kKinds{NMER_FAST_KINDS(NMER_FAST_NAMED)};
+#undef NMER_FAST_NAMED
+
+// The kind of that name, or nothing.
+constexpr std::optional<Kind> kind_named(std::string_view name) {
+  for (const auto& [known, kind] : kKinds) {
+    if (known == name) return kind;
+  }
+  return std::nullopt;
+}
+
+// What a binding says of a name that is no kind's.
+inline std::string unknown_kind(std::string_view name) {
+  std::string message = "kind: expected one of ";
+  for (const auto& [known, kind] : kKinds) {
+    if (kind != kKinds.front().second) message += ", ";
+    message += known;
+  }
+  return message.append(", got ").append(name);
+}
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
+
+#include <cmath>
+#include <numbers>
+
+#include "philox.h"
 #include "simd.h"
+
+// ---------------------------------------------------------------- float32
+//
+// Four lanes' worth of words at a time. These polynomials and their order are one definition for all backends: with fused
+// multiply-add they give the same bits everywhere.
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -102,4 +151,61 @@ struct Laplace {
   }
 };
 
+// Calls f with the kind's transform from words to values; `last` is Impulse's.
+template <class F>
+void with_transform(Kind kind, std::int32_t last, const F& f) {
+  switch (kind) {
+    case Kind::gaussian: return f(Gaussian{});
+    case Kind::impulse: return f(ByWord{Impulse{last}});
+    case Kind::uniform: return f(ByWord{Uniform{}});
+    case Kind::laplace: return f(ByWord{Laplace{}});
+  }
+}
+
+// ---------------------------------------------------------------- float64
+//
+// The definition, for float64 features: the u is float32's, all else is libm's.
+
+inline double unit64(std::uint32_t w, int bits) {
+  const float scale = std::ldexp(1.0f, -bits);
+  const float product = static_cast<float>(w) * scale;
+  return product + scale / 2;
+}
+
+// r cos and r sin of two words.
+inline void box_muller64(std::uint32_t radius, std::uint32_t turn, double* out) {
+  const double r = std::sqrt(-2 * std::log(unit64(radius, 32)));
+  const double angle = static_cast<std::int32_t>(turn) * (std::numbers::pi / 0x1p31);
+  out[0] = r * std::cos(angle);
+  out[1] = r * std::sin(angle);
+}
+
+template <class Map>
+void by_word64(const Words& w, const Map& map, double* out) {
+  for (int j = 0; j < 4; ++j) out[j] = map(w[j], w[j] & 1 ? 1.0 : -1.0);
+}
+
+// The four values of a quad.
+inline void quad64(Kind kind, std::int32_t last, const Words& w, double* out) {
+  switch (kind) {
+    case Kind::gaussian:
+      box_muller64(w[0], w[1], out);
+      box_muller64(w[2], w[3], out + 2);
+      return;
+    case Kind::impulse:
+      return by_word64(
+          w, [=](std::uint32_t x, double sign) { return static_cast<std::int32_t>(x >> 1) <= last ? sign : 0.0; }, out);
+    case Kind::uniform:
+      return by_word64(
+          w, [](std::uint32_t x, double) { return std::numbers::sqrt3 * (2 * unit64(x, 32) - 1); }, out);
+    case Kind::laplace:
+      return by_word64(
+          w,
+          [](std::uint32_t x, double sign) { return sign * -std::log(unit64(x >> 1, 31)) / std::numbers::sqrt2; },
+          out);
+  }
+}
+
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#endif  // NMER_FAST_ISA
