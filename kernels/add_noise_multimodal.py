@@ -21,7 +21,7 @@ INTS = [
 
 
 @triton.jit(do_not_specialize=INTS)
-def add_noise_multimodal_kernel(
+def add_noise_multimodal_kernel(  # type: ignore[no-untyped-def]
     xs, ys, eps, partials, alpha_bars, rng, ids, noisy, lengths, p,
     rows, steps, step_sizes, ends, streams,
     alpha_row, alpha_column, ids_row, noisy_row, noisy_column, lengths_row, lengths_column,
@@ -118,7 +118,7 @@ def add_noise_multimodal_kernel(
 
 
 @triton.jit
-def sum_partials_kernel(partials, stats, ends, BLOCK: tl.constexpr):
+def sum_partials_kernel(partials, stats, ends, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Grid: (modalities,). Sums of a modality's tiles in one order, so to the same bits every time."""
     column = tl.arange(0, 4)
     for m in tl.static_range(len(ends)):

@@ -23,19 +23,19 @@ INTS = ["batch", "steps"]
 
 
 @triton.jit
-def sigmoid(x):
+def sigmoid(x):  # type: ignore[no-untyped-def]
     """To 2e-7, absolute."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def hyperbolic_tangent(x):
+def hyperbolic_tangent(x):  # type: ignore[no-untyped-def]
     """To 4e-7, absolute."""
     return 2.0 * sigmoid(2.0 * x) - 1.0
 
 
 @triton.jit
-def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
     """A program's samples: (their numbers, lengths, units, the encoder, places of step 0 in rows of WIDTH)."""
     encoder = tl.program_id(0) % ENCODERS
     sample = (tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -46,7 +46,7 @@ def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexp
 
 
 @triton.jit(do_not_specialize=INTS)
-def lstm_kernel(
+def lstm_kernel(  # type: ignore[no-untyped-def]
     gates, weight, hidden, cell, pooled, argmax, lengths, batch, steps,
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +93,7 @@ def lstm_kernel(
 
 
 @triton.jit(do_not_specialize=INTS)
-def lstm_backward_kernel(
+def lstm_backward_kernel(  # type: ignore[no-untyped-def]
     grad, argmax, weight, cell, gates, d_gates, lengths, batch, steps,
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip

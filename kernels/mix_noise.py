@@ -14,7 +14,7 @@ INTS = ["row", "steps", "step_size", "alpha_row", "noisy_row", "lengths_row"]
 
 
 @triton.jit(do_not_specialize=INTS)
-def mix_noise_kernel(
+def mix_noise_kernel(  # type: ignore[no-untyped-def]
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

@@ -15,7 +15,7 @@ INTS = ["row", "steps", "step_size", "stream_id", "ids_row", "noisy_row", "lengt
 
 
 @triton.jit(do_not_specialize=INTS)
-def noise_kernel(
+def noise_kernel(  # type: ignore[no-untyped-def]
     eps, rng, ids, noisy, lengths, p, row, steps, step_size, stream_id, ids_row, noisy_row, lengths_row,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
     BLOCK: tl.constexpr,

@@ -12,7 +12,7 @@ from .words import philox as philox_words
 
 
 @triton.jit(do_not_specialize=["count"])
-def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):
+def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Grid: (ceil(count / BLOCK),); counters and words int64 [count, 4]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key, at, inside = tl.load(seed), row * 4, row < count

@@ -15,7 +15,7 @@ INTS = ["row", "stream_id", "ids_row", "grad_kl_row"]
 
 
 @triton.jit
-def exps(logvar, WIDE: tl.constexpr):
+def exps(logvar, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
     """exp(logvar / 2), relative error 2^-21 up to |logvar| = 11, and exp(logvar) - 1, to that of exp(logvar) + 1."""
     if WIDE:
         sigma = tl.exp(0.5 * logvar)
@@ -29,7 +29,7 @@ def exps(logvar, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=INTS)
-def reparameterize_kl_kernel(
+def reparameterize_kl_kernel(  # type: ignore[no-untyped-def]
     mu, logvar, z, kl, rng, ids, row, stream_id, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def reparameterize_kl_kernel(
 
 
 @triton.jit(do_not_specialize=INTS)
-def reparameterize_kl_backward_kernel(
+def reparameterize_kl_backward_kernel(  # type: ignore[no-untyped-def]
     grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream_id, grad_kl_row, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

@@ -1,13 +1,19 @@
 """Device functions of the noise contract: Philox words, and the values made of them (docs/noise_contract.md).
 
-The polynomials and their order are csrc/gaussian.h's: with fused multiply-add (which `tl.fma` is when
+The polynomials and their order are csrc/distributions.h's: with fused multiply-add (which `tl.fma` is when
 compiled) float32 values are the CPU's to the bit. `EXACT` chooses them; without it the special-function unit serves,
 within 1e-3, for bfloat16 and float16.
 """
 
+# Device functions take whatever Triton passes; it reads no annotation but constexpr.
+# mypy: disable-error-code="no-untyped-def"
+
 import triton
 import triton.language as tl
 
+from nmer_fast.contract import GENERATED_KINDS
+
+UNKNOWN_KIND = tl.constexpr(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got ")
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # assembly has no meaning there
 M0, M1 = tl.constexpr(0xD2511F53), tl.constexpr(0xCD9E8D57)
 TIMES_M0 = tl.constexpr("mul.wide.u32 $0, $1, 0xD2511F53;")
@@ -150,11 +156,14 @@ def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
         value = tl.where((w >> 1) < threshold, signed_by_bit_0(amplitude, w), 0.0)
     elif KIND == "uniform":
         value = tl.fma(unit(w, 32), amplitude * TWICE_SQRT3, amplitude * SQRT3)
-    elif EXACT:
-        value = signed_by_bit_0(minus_two_log(unit(w >> 1, 31)) * (amplitude * LAPLACE), w)
-    else:
-        magnitude = tl.maximum(special(unit(w >> 1, 31), "lg2", LG2) * MINUS_TWO_LN2, 0.0)
+    elif KIND == "laplace":
+        if EXACT:
+            magnitude = minus_two_log(unit(w >> 1, 31))
+        else:
+            magnitude = tl.maximum(special(unit(w >> 1, 31), "lg2", LG2) * MINUS_TWO_LN2, 0.0)
         value = signed_by_bit_0(magnitude * (amplitude * LAPLACE), w)
+    else:
+        tl.static_assert(False, UNKNOWN_KIND + KIND)
     return value
 
 
@@ -165,9 +174,11 @@ def one_word64(w, threshold, KIND: tl.constexpr):
         value = one_word(w, threshold, tl.full((), 1.0, tl.float32), "impulse", True).to(tl.float64)
     elif KIND == "uniform":
         value = 1.7320508075688772 * (2 * unit(w, 32).to(tl.float64) - 1)
-    else:
+    elif KIND == "laplace":
         magnitude = -tl.log(unit(w >> 1, 31).to(tl.float64)) * 0.7071067811865476
         value = tl.where((w & 1) != 0, magnitude, -magnitude)
+    else:
+        tl.static_assert(False, UNKNOWN_KIND + KIND)
     return value
 
 

@@ -13,6 +13,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU here, and TRITON_INTERPRET=1 is not set; make test sets it", allow_module_level=True)
 
+from triton.errors import TritonError
+
 from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.kernels import add_noise, launch, lstm, mix_noise, noise, philox, reparameterize_kl
 from nmer_fast.kernels import add_noise_multimodal as multimodal
@@ -66,6 +68,16 @@ def test_add_noise(dtype, kind):
     assert torch.equal(noise.noise([6, 9, 37], RNG, *args, dtype), eps)
     if kind == "impulse":
         assert torch.equal(eps.double(), exact_eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_unknown_kind_is_refused(dtype):
+    with pytest.raises(TritonError) as caught:
+        noise.noise([6, 9, 37], RNG, None, None, None, None, 200, "cauchy", dtype)
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert f"kind: expected one of {', '.join(KINDS)}, got cauchy" in str(error)
 
 
 @pytest.mark.parametrize("dims", [(130, 342, 1024), (74, 35, 300), (1,), (5, 8, 1, 2, 3, 4, 7, 6)])

@@ -4,10 +4,11 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from nmer_fast import ops
+from nmer_fast import _native, ops
 from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.ops import _library, reference
 
@@ -17,6 +18,7 @@ ISAS = _library.isas()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 RNG = torch.tensor([-(2**63) + 77, 2**32 - 3])
 P = torch.tensor(0.3, dtype=torch.float64)
+UNKNOWN = f"kind: expected one of {', '.join(KINDS)}, got cauchy"
 
 if not ISAS:
     pytest.skip("the C++ library is not built", allow_module_level=True)
@@ -58,6 +60,38 @@ def test_add_noise(isa, dtype, kind):
     if kind == "impulse":
         assert torch.equal(eps.double(), exact_eps)
     assert torch.equal(y == 0, exact_y.to(dtype) == 0)  # what selection makes 0 is 0
+
+
+def test_the_kinds_of_cpp_are_the_contracts():
+    assert _native.KINDS == KINDS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_unknown_kind_is_refused_by_every_op(dtype):
+    """No backend takes it for another kind, called without the checks of the public functions."""
+    x, alpha_bar = torch.ones(2, 3).to(dtype), torch.tensor(0.5, dtype=torch.float64)
+    given = {
+        "noise": ([2, 3], RNG, None, None, None, None, 0, "cauchy", dtype),
+        "add_noise": (x, alpha_bar, RNG, None, None, None, None, 0, "cauchy", False),
+        "add_noise_multimodal": ([x], alpha_bar[None], RNG, None, None, None, None, [0], "cauchy", False),
+    }
+    for name, args in given.items():
+        with pytest.raises(RuntimeError, match=UNKNOWN):
+            getattr(torch.ops.nmer_fast, name)(*args)
+        with pytest.raises(ValueError, match=UNKNOWN.replace("got ", "got '")):
+            getattr(reference, name)(*args)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_an_unknown_kind_is_refused_by_numpys_binding(dtype):
+    key, x, keep = (1, 2, "cauchy", 0.0, None), np.ones((2, 3), dtype), np.array([0.5])
+    for call in (
+        lambda: _native.noise(key, 0, None, None, x),
+        lambda: _native.add_noise(x, keep, key, 0, None, None, x, None),
+        lambda: _native.add_noise_multimodal([x], keep, key, [0], None, None, [x], None),
+    ):
+        with pytest.raises(ValueError, match=UNKNOWN):
+            call()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
