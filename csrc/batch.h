@@ -1,7 +1,7 @@
 // What the ops on whole batches share: which samples and steps count, cut into tasks for the threads.
 //
-// An op on a whole batch takes `parallel(begin, end, grain, body(begin, end))` and the table of kernels from its caller. Its
-// result does not depend on how `parallel` divides the work.
+// An op on a whole batch takes `parallel(begin, end, grain, body(begin, end))` and the table of kernels from its
+// caller. Its result does not depend on how `parallel` divides the work.
 #pragma once
 
 #include <algorithm>
@@ -61,8 +61,8 @@ struct Run {
   void zero(void* y, Index from) const { std::memset(in(y) + from * bytes, 0, (count - from) * bytes); }
 };
 
-// Calls body(task, run) for every chunk of every sample of every array, in parallel; a task's number does not depend on the
-// threads.
+// Calls body(task, run) for every chunk of every sample of every array, in parallel; a task's number does not depend on
+// the threads.
 void for_runs(const auto& parallel, const std::vector<Samples>& all, const Selection& selection, const auto& body) {
   std::vector<Index> ends;
   Index tasks = 0, elements = 0;

@@ -1,9 +1,9 @@
-// Convolutions over time whose maximum alone is kept, forward, and the gradient of their weights, which only the windows
-// that won have a part in.
+// Convolutions over time whose maximum alone is kept, forward, and the gradient of their weights, which only the
+// windows that won have a part in.
 //
-// Samples stand end to end, those shorter than the longest kernel with rows of zeros after them. Columns are the filters of
-// all encoders; they are a multiple of 16. A window's inputs are consecutive, so a convolution is a matrix product whose
-// rows overlap.
+// Samples stand end to end, those shorter than the longest kernel with rows of zeros after them. Columns are the
+// filters of all encoders; they are a multiple of 16. A window's inputs are consecutive, so a convolution is a matrix
+// product whose rows overlap.
 #pragma once
 
 #include <cstdint>
@@ -185,7 +185,7 @@ void windows_max(const auto& parallel, const auto& k, const Sequences& sequences
                  const std::vector<const float*>& weights, float* panels, const Convolution& s) {
   constexpr int kTogether = 32;  // samples that read a panel while a cache holds it
   const int columns = s.encoders * s.filters, count = static_cast<int>(sequences.count());
-  std::vector<std::pair<int, int>> places;  // (kernel, tap) of every tap
+  std::vector<std::pair<int, int> > places;  // (kernel, tap) of every tap
   for (int kernel = 0; kernel < s.kernels; ++kernel) {
     for (int tap = 0; tap < s.sizes[kernel]; ++tap) places.emplace_back(kernel, tap);
   }

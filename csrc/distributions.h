@@ -1,5 +1,5 @@
-// The kinds of noise: their names, and how the generator's words become their values (docs/noise_contract.md). A new kind
-// is a word of NMER_FAST_KINDS; -Werror=switch then names every switch of this file that lacks it.
+// The kinds of noise: their names, and how the generator's words become their values (docs/noise_contract.md). A new
+// kind is a word of NMER_FAST_KINDS; -Werror=switch then names every switch of this file that lacks it.
 #pragma once
 
 #include <array>
@@ -52,8 +52,8 @@ inline std::string unknown_kind(std::string_view name) {
 
 // ---------------------------------------------------------------- float32
 //
-// Four lanes' worth of words at a time. These polynomials and their order are one definition for all backends: with fused
-// multiply-add they give the same bits everywhere.
+// Four lanes' worth of words at a time. These polynomials and their order are one definition for all backends: with
+// fused multiply-add they give the same bits everywhere.
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -76,7 +76,7 @@ inline F32 unit(U32 w) {
 // -2 ln u for u in [2^-33, 1]. u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); then -2 ln(1 + f) is
 // -2 f + f^2 + f^3 P(f), P minimax of degree 7 (relative error 2^-27).
 inline F32 minus_two_log(F32 u) {
-  static constexpr float P[] = {-0x1.555554p-1f, 0x1.000226p-1f,  -0x1.99a008p-2f, 0x1.547246p-2f,
+  static constexpr float P[] = {-0x1.555554p-1f, 0x1.000226p-1f, -0x1.99a008p-2f, 0x1.547246p-2f,
                                 -0x1.22da18p-2f, 0x1.0d8534p-2f, -0x1.055b8ap-2f, 0x1.38b618p-3f};
   const I32 bits = (I32)u;
   const I32 e = (bits - 0x3F3504F3) >> 23;
@@ -196,12 +196,10 @@ inline void quad64(Kind kind, std::int32_t last, const Words& w, double* out) {
       return by_word64(
           w, [=](std::uint32_t x, double sign) { return static_cast<std::int32_t>(x >> 1) <= last ? sign : 0.0; }, out);
     case Kind::uniform:
-      return by_word64(
-          w, [](std::uint32_t x, double) { return std::numbers::sqrt3 * (2 * unit64(x, 32) - 1); }, out);
+      return by_word64(w, [](std::uint32_t x, double) { return std::numbers::sqrt3 * (2 * unit64(x, 32) - 1); }, out);
     case Kind::laplace:
       return by_word64(
-          w,
-          [](std::uint32_t x, double sign) { return sign * -std::log(unit64(x >> 1, 31)) / std::numbers::sqrt2; },
+          w, [](std::uint32_t x, double sign) { return sign * -std::log(unit64(x >> 1, 31)) / std::numbers::sqrt2; },
           out);
   }
 }

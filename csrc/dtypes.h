@@ -110,7 +110,8 @@ const Wide<T>* widened(const T* from, int n, Wide<T>* buffer) {
   return buffer;
 }
 
-// Where n results are put, in whole steps: in `to` itself if they fit, else in `buffer`; then `narrowed` takes them over.
+// Where n results are put, in whole steps: in `to` itself if they fit, else in `buffer`; then `narrowed` takes them
+// over.
 template <class T>
 Wide<T>* place(T* to, int n, Wide<T>* buffer) {
   if constexpr (std::is_same_v<T, Wide<T>>) {

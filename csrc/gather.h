@@ -32,8 +32,8 @@ struct Standard {
 struct Chosen {
   std::vector<Index> starts, lengths;
 
-  // rows [batch], each of offsets [samples + 1] into `total` steps. Python does not look at the values of these tensors, and
-  // memory is read by them, so a value out of range is thrown as an error.
+  // rows [batch], each of offsets [samples + 1] into `total` steps. Python does not look at the values of these
+  // tensors, and memory is read by them, so a value out of range is thrown as an error.
   Chosen(const Index* rows, Index batch, const Index* offsets, Index samples, Index total) {
     const auto text = [](Index number) { return std::to_string(number); };
     for (Index b = 0; b < batch; ++b) {
@@ -43,8 +43,8 @@ struct Chosen {
       }
       const Index first = offsets[row], last = offsets[row + 1];
       if (first < 0 || first > last || last > total) {
-        throw std::runtime_error("offsets: expected to rise from 0 to " + text(total) + ", got " + text(first) + " and " +
-                                 text(last));
+        throw std::runtime_error("offsets: expected to rise from 0 to " + text(total) + ", got " + text(first) +
+                                 " and " + text(last));
       }
       starts.push_back(first);
       lengths.push_back(last - first);
@@ -52,8 +52,8 @@ struct Chosen {
   }
 };
 
-// out [batch, steps, dim] of elements of s.bytes: the first steps of each chosen sample of values [total, dim]; zero behind
-// them. `standard`, for float32, may be null.
+// out [batch, steps, dim] of elements of s.bytes: the first steps of each chosen sample of values [total, dim]; zero
+// behind them. `standard`, for float32, may be null.
 void gather_padded(const auto& parallel, const Samples& s, const void* values, const Chosen& chosen,
                    const Standard* standard, void* out) {
   Selection selection;

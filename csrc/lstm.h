@@ -1,7 +1,7 @@
 // The recurrence of a one-layer LSTM, forward and back, over sequences of their own lengths, with its max over time.
 //
-// Sequences stand end to end, each with one row more than it has steps: `gates` row s + t belongs to step t, `hidden` and
-// `cell` row s + t + 1, so that row s is the state before the first step (zero) and gates row s + length is unused.
+// Sequences stand end to end, each with one row more than it has steps: `gates` row s + t belongs to step t, `hidden`
+// and `cell` row s + t + 1, so that row s is the state before the first step (zero) and gates row s + length is unused.
 // Samples are taken in groups, longest first; those that are over drop out. The widths are multiples of 16.
 #pragma once
 
@@ -22,7 +22,7 @@ struct Lstm {
   float* gates;                 // [rows, encoders, 4 width]: what the inputs give; afterwards the gates
   float* hidden;                // [rows, encoders, width]
   float* cell;
-  float* pooled;                // [samples, encoders, width]
+  float* pooled;  // [samples, encoders, width]
   std::int64_t* argmax;
 };
 
@@ -35,7 +35,7 @@ struct LstmBackward {
   const float* cell;
   const float* grad;           // of pooled, or without argmax of hidden: [rows, encoders, width], row s + t of step t
   const std::int64_t* argmax;  // or null
-  float* d_gates;  // before their activations; zero in the unused row of each sample
+  float* d_gates;              // before their activations; zero in the unused row of each sample
 };
 
 }  // namespace nmer_fast
@@ -50,11 +50,12 @@ struct LstmBackward {
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-// e^x, relative error 2^-23, of x from -87 to 87, and what it is there beyond; x = n ln 2 + r, as exp_and_expm1 in vae.h.
+// e^x, relative error 2^-23, of x from -87 to 87, and what it is there beyond; x = n ln 2 + r, as exp_and_expm1 in
+// vae.h.
 inline F32 exponential(F32 x) {
-  static constexpr float P[] = {0.5f,           0x1.555556p-3f, 0x1.55548p-5f,
-                                0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
-  const F32 bounded = where_negative((I32)(x < -87.0f), splat(-87.0f), where_negative((I32)(x > 87.0f), splat(87.0f), x));
+  static constexpr float P[] = {0.5f, 0x1.555556p-3f, 0x1.55548p-5f, 0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
+  const F32 bounded =
+      where_negative((I32)(x < -87.0f), splat(-87.0f), where_negative((I32)(x > 87.0f), splat(87.0f), x));
   const F32 shifted = fma(bounded, splat(0x1.715476p+0f), splat(0x1.8p+23f));
   const F32 n = shifted - 0x1.8p+23f;
   const F32 r = fma(n, splat(-0x1.7f7d1cp-20f), fma(n, splat(-0x1.62e4p-1f), bounded));
@@ -72,7 +73,8 @@ inline std::vector<float> gates_together(const float* weight, int width) {
   for (int unit = 0; unit < width; unit += kLanes)
     for (int k = 0; k < width; ++k)
       for (int gate = 0; gate < 4; ++gate)
-        for (int lane = 0; lane < kLanes; ++lane) *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
+        for (int lane = 0; lane < kLanes; ++lane)
+          *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
   return out;
 }
 
@@ -167,7 +169,8 @@ inline void back_one_step(const float* panels, int width, int active, float* con
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) store(d_hidden + (first + r) * static_cast<long>(width) + column + v * kLanes, acc[r][v]);
+        for (int v = 0; v < kVectors; ++v)
+          store(d_hidden + (first + r) * static_cast<long>(width) + column + v * kLanes, acc[r][v]);
     });
   }
 }
@@ -207,7 +210,8 @@ inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples
         alignas(64) float won[kLanes];
         for (int lane = 0; s.argmax != nullptr && lane < kLanes; ++lane)
           won[lane] = s.argmax[pooled + u + lane] == t ? s.grad[pooled + u + lane] : 0.0f;
-        const float* into = s.argmax != nullptr ? won : s.grad + row * state_row + encoder * static_cast<long>(width) + u;
+        const float* into =
+            s.argmax != nullptr ? won : s.grad + row * state_row + encoder * static_cast<long>(width) + u;
         float* dh_at = d_hidden.data() + i * static_cast<long>(width) + u;
         float* dc_at = d_cell.data() + i * static_cast<long>(width) + u;
         const F32 in = load(gates[i] + u), f = load(gates[i] + width + u);
@@ -257,8 +261,8 @@ void for_groups(const auto& parallel, const Sequences& sequences, int encoders, 
   });
 }
 
-// The gates' inputs, then the recurrence. `weight_ih` [projection.columns, projection.depth] is packed into `panels` of the
-// same size; the projection's rows are the sequences', its result is s.gates.
+// The gates' inputs, then the recurrence. `weight_ih` [projection.columns, projection.depth] is packed into `panels` of
+// the same size; the projection's rows are the sequences', its result is s.gates.
 void lstm_recurrence(const auto& parallel, const auto& k, const Sequences& sequences, const Product& projection,
                      const float* weight_ih, float* panels, const Lstm& s) {
   constexpr Index kTogether = 240;  // rows that read a panel while a cache holds it

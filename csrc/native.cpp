@@ -1,5 +1,5 @@
-// Thin binding of the CPU kernels to NumPy arrays (nmer_fast/numpy.py, which checks arguments and allocates results), and
-// facts about this build. No torch here.
+// Thin binding of the CPU kernels to NumPy arrays (nmer_fast/numpy.py, which checks arguments and allocates results),
+// and facts about this build. No torch here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -84,9 +84,8 @@ void philox(std::uint64_t seed, const Array& counter, Array& words) {
   auto* to = static_cast<Index*>(words.mutable_data());
   const Index count = counter.size() / 4;
   const py::gil_scoped_release release;
-  parallel(0, count, 4096, [=](Index begin, Index end) {
-    nmer_fast::philox(seed, from + 4 * begin, to + 4 * begin, end - begin);
-  });
+  parallel(0, count, 4096,
+           [=](Index begin, Index end) { nmer_fast::philox(seed, from + 4 * begin, to + 4 * begin, end - begin); });
 }
 
 void noise(const Key& key, Index stream, const Maybe& noisy, const Maybe& lengths, Array& eps) {

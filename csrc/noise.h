@@ -58,7 +58,8 @@ inline void generate(const QuadStream&, const Noise& noise, std::int64_t first, 
   }
 }
 
-// Calls body(eps, offset, n) for each block of a run of count elements from `first` on; eps is 0 from n to the step's end.
+// Calls body(eps, offset, n) for each block of a run of count elements from `first` on; eps is 0 from n to the step's
+// end.
 template <class Float, class Body>
 void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body body) {
   const QuadStream stream(noise.seed, noise.draw, noise.stream, noise.sample);
@@ -74,11 +75,12 @@ void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body
 // eps alone.
 template <class T>
 void noise(const Noise& noise, std::int64_t first, std::int64_t count, T* out) {
-  for_blocks<Wide<T>>(noise, first, count, [=](const Wide<T>* eps, std::int64_t at, int n) { narrowed(eps, n, out + at); });
+  for_blocks<Wide<T>>(noise, first, count,
+                      [=](const Wide<T>* eps, std::int64_t at, int n) { narrowed(eps, n, out + at); });
 }
 
-// A factor of 0 or more, and what float32 loses of it, so that a product with it rounds once. The two have one sign, and
-// only of a factor that float32 takes for 0 are both 0: an infinite x stays infinite.
+// A factor of 0 or more, and what float32 loses of it, so that a product with it rounds once. The two have one sign,
+// and only of a factor that float32 takes for 0 are both 0: an infinite x stays infinite.
 template <class Float>
 class Factor {
  public:
@@ -154,7 +156,8 @@ class Sums {
   LaneSum x_, squares_, eps_squares_;
 };
 
-// The next block's lines, to arrive while its noise is made: 16-bit results, narrowed in short bursts, else wait for them.
+// The next block's lines, to arrive while its noise is made: 16-bit results, narrowed in short bursts, else wait for
+// them.
 template <class T>
 void prefetch_for_writing(const T* to) {
   for (int i = 0; i < kBlock; i += 64 / sizeof(T)) __builtin_prefetch(to + i, 1);
@@ -214,7 +217,8 @@ inline void noise(Type type, const Noise& n, std::int64_t first, std::int64_t co
   with_type(type, [&](auto t) { noise(n, first, count, out(t, eps)); });
 }
 
-inline void add_noise(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* x, double alpha_bar, void* y, void* eps, double* sums) {
+inline void add_noise(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* x,
+                      double alpha_bar, void* y, void* eps, double* sums) {
   with_type(type, [&](auto t) { add_noise(n, first, count, in(t, x), alpha_bar, out(t, y), out(t, eps), sums); });
 }
 
@@ -253,8 +257,8 @@ struct Source {
   }
 };
 
-void noise(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream, const Selection& selection,
-           void* eps) {
+void noise(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
+           const Selection& selection, void* eps) {
   for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
     const Index valid = selection.noisy(run.sample) ? run.valid : 0;
     if (valid > 0) k.noise(s.type, source.of(run.sample, stream), run.first, valid, run.in(eps));

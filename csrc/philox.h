@@ -33,9 +33,10 @@ inline Words sample_counter(std::uint32_t quad, std::uint64_t sample, std::uint3
 // The words of n counters, each word held in the low 32 bits of an int64 (torch's and NumPy's common integer).
 inline void philox(std::uint64_t seed, const std::int64_t* counter, std::int64_t* words, std::int64_t n) {
   for (std::int64_t i = 0; i < 4 * n; i += 4) {
-    const Words w = philox(Words{static_cast<std::uint32_t>(counter[i]), static_cast<std::uint32_t>(counter[i + 1]),
-                                 static_cast<std::uint32_t>(counter[i + 2]), static_cast<std::uint32_t>(counter[i + 3])},
-                           seed);
+    const Words w =
+        philox(Words{static_cast<std::uint32_t>(counter[i]), static_cast<std::uint32_t>(counter[i + 1]),
+                     static_cast<std::uint32_t>(counter[i + 2]), static_cast<std::uint32_t>(counter[i + 3])},
+               seed);
     for (int j = 0; j < 4; ++j) words[i + j] = w[j];
   }
 }

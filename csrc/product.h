@@ -1,5 +1,5 @@
-// Small matrix products, which the kernels fuse with what comes before and after: rows of one factor wherever they stand,
-// the other in panels of a few vectors' columns.
+// Small matrix products, which the kernels fuse with what comes before and after: rows of one factor wherever they
+// stand, the other in panels of a few vectors' columns.
 #pragma once
 
 namespace nmer_fast {
@@ -26,8 +26,8 @@ namespace nmer_fast::NMER_FAST_ISA {
 
 inline constexpr int kTile = kBytes == 64 ? 6 : 3;  // samples whose sums a tile holds in registers, four vectors each
 
-// sums += rows' values times kVectors columns of a panel [depth, kVectors * kLanes]. A function of its own, or the compiler
-// keeps the sums in memory.
+// sums += rows' values times kVectors columns of a panel [depth, kVectors * kLanes]. A function of its own, or the
+// compiler keeps the sums in memory.
 template <int kRows, int kVectors>
 [[gnu::noinline]] void multiply(const float* const* rows, const float* panel, int depth, F32 (&sums)[kRows][kVectors]) {
   F32 acc[kRows][kVectors];
@@ -63,8 +63,7 @@ inline void pack_columns(const float* weight, int columns, int size, int tap, in
   const int panel = panel_of(columns);
   for (int first = 0; first < columns; first += panel)
     for (int d = 0; d < dims; ++d)
-      for (int c = 0; c < panel; ++c)
-        *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
+      for (int c = 0; c < panel; ++c) *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
 }
 
 // out [rows, columns] = bias + a [rows, depth] times one panel's columns, of rows from `begin` to `end`.

@@ -23,7 +23,8 @@ struct Sequences {
 };
 
 // [count, steps] of elements of `step` bytes -> [rows].
-void packed_steps(const auto& parallel, const Sequences& sequences, Index steps, Index step, const void* x, void* rows) {
+void packed_steps(const auto& parallel, const Sequences& sequences, Index steps, Index step, const void* x,
+                  void* rows) {
   parallel(0, sequences.count(), 8, [&](Index begin, Index end) {
     for (Index b = begin; b < end; ++b) {
       const Index valid = sequences.lengths[b], all = sequences.starts[b + 1] - sequences.starts[b];
@@ -34,8 +35,8 @@ void packed_steps(const auto& parallel, const Sequences& sequences, Index steps,
   });
 }
 
-// [rows] of elements of `step` bytes -> [count, steps]: as many of each sample's rows, from its row `first` on, as it has
-// valid steps; zeros beyond.
+// [rows] of elements of `step` bytes -> [count, steps]: as many of each sample's rows, from its row `first` on, as it
+// has valid steps; zeros beyond.
 void unpacked_steps(const auto& parallel, const Sequences& sequences, Index steps, Index step, Index first,
                     const void* rows, void* x) {
   parallel(0, sequences.count(), 8, [&](Index begin, Index end) {

@@ -1,5 +1,5 @@
-// Thin binding of the CPU kernels to torch.ops.nmer_fast, through libtorch's stable ABI. The schemas are defined in Python
-// (nmer_fast/ops), so that the reference serves where this library is missing; arguments are checked there.
+// Thin binding of the CPU kernels to torch.ops.nmer_fast, through libtorch's stable ABI. The schemas are defined in
+// Python (nmer_fast/ops), so that the reference serves where this library is missing; arguments are checked there.
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -86,10 +86,10 @@ Tensor output(Sizes sizes, ScalarType dtype) {
   std::vector<Index> strides(sizes.size(), 1);
   for (std::size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<Index>(sizes[i], 1);
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<Index>(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0,
-      &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<Index>(sizes.size()), sizes.data(), strides.data(),
+                               torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype)),
+                               aoti_torch_device_type_cpu(), 0, &handle));
   Tensor out(handle);
   const auto start = reinterpret_cast<std::uintptr_t>(out.mutable_data_ptr());
   const std::uintptr_t end = start + out.numel() * out.element_size();
@@ -113,9 +113,8 @@ Tensor philox(const Tensor& seed, const Tensor& counter) {
   const auto key = static_cast<std::uint64_t>(*seed.const_data_ptr<Index>());
   const Index* src = in.const_data_ptr<Index>();
   Index* dst = out.mutable_data_ptr<Index>();
-  parallel(0, in.numel() / 4, grain, [=](Index begin, Index end) {
-    nmer_fast::philox(key, src + 4 * begin, dst + 4 * begin, end - begin);
-  });
+  parallel(0, in.numel() / 4, grain,
+           [=](Index begin, Index end) { nmer_fast::philox(key, src + 4 * begin, dst + 4 * begin, end - begin); });
   return out;
 }
 
@@ -138,10 +137,12 @@ std::tuple<Tensor, Tensor> add_noise(const Tensor& input, const Tensor& alpha_ba
   return {y, eps};
 }
 
-std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(
-    const std::vector<Tensor>& inputs, const Tensor& alpha_bars, const Tensor& rng, const Optional& sample_ids,
-    const Optional& noisy, const Optional& lengths, const Optional& p, const std::vector<Index>& streams,
-    const std::string& kind, bool return_stats) {
+std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(const std::vector<Tensor>& inputs,
+                                                             const Tensor& alpha_bars, const Tensor& rng,
+                                                             const Optional& sample_ids, const Optional& noisy,
+                                                             const Optional& lengths, const Optional& p,
+                                                             const std::vector<Index>& streams, const std::string& kind,
+                                                             bool return_stats) {
   std::vector<Tensor> xs, ys;
   std::vector<Samples> all;
   std::vector<const void*> from;
@@ -166,8 +167,9 @@ Tensor mix_noise(const Tensor& input, const Tensor& noise_input, const Tensor& a
                  const Optional& lengths) {
   const Tensor x = packed(input), eps = packed(noise_input);
   Tensor y = output(x);
-  nmer_fast::mix_noise(parallel, kernels(), samples_of(x), selection_of(noisy, lengths), per_sample<double>(alpha_bar, 0),
-                       x.const_data_ptr(), eps.const_data_ptr(), y.mutable_data_ptr());
+  nmer_fast::mix_noise(parallel, kernels(), samples_of(x), selection_of(noisy, lengths),
+                       per_sample<double>(alpha_bar, 0), x.const_data_ptr(), eps.const_data_ptr(),
+                       y.mutable_data_ptr());
   return y;
 }
 
@@ -199,7 +201,8 @@ std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input
   const Samples s = samples_of(mu);
   Tensor grad_mu = output(mu), grad_logvar = output(mu);
   const auto run = [&](const auto& gk) {
-    nmer_fast::reparameterize_kl_backward(parallel, kernels(), s, source_of(rng, sample_ids, std::nullopt, Kind::gaussian), stream,
+    nmer_fast::reparameterize_kl_backward(parallel, kernels(), s,
+                                          source_of(rng, sample_ids, std::nullopt, Kind::gaussian), stream,
                                           grad_z.const_data_ptr(), gk, mu.const_data_ptr(), logvar.const_data_ptr(),
                                           grad_mu.mutable_data_ptr(), grad_logvar.mutable_data_ptr());
   };
@@ -242,13 +245,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor&
   Tensor hidden = output({capacity, encoders, width}, ScalarType::Float), cell = output(hidden);
   Tensor pooled = output({batch, encoders, width}, ScalarType::Float);
   Tensor argmax = output({batch, encoders, width}, ScalarType::Long);
-  const nmer_fast::Product projection{static_cast<int>(depth),         static_cast<int>(encoders * 4 * width),
-                                      inputs.const_data_ptr<float>(),  panels.const_data_ptr<float>(),
-                                      bias.const_data_ptr<float>(),    gates.mutable_data_ptr<float>()};
+  const nmer_fast::Product projection{static_cast<int>(depth),        static_cast<int>(encoders * 4 * width),
+                                      inputs.const_data_ptr<float>(), panels.const_data_ptr<float>(),
+                                      bias.const_data_ptr<float>(),   gates.mutable_data_ptr<float>()};
   const nmer_fast::Lstm lstm{
-      static_cast<int>(encoders), static_cast<int>(width), sequences.lengths, sequences.starts.data(),
-      weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(), hidden.mutable_data_ptr<float>(),
-      cell.mutable_data_ptr<float>(), pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
+      static_cast<int>(encoders),       static_cast<int>(width),           sequences.lengths,
+      sequences.starts.data(),          weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(),
+      hidden.mutable_data_ptr<float>(), cell.mutable_data_ptr<float>(),    pooled.mutable_data_ptr<float>(),
+      argmax.mutable_data_ptr<Index>()};
   nmer_fast::lstm_recurrence(parallel, kernels(), sequences, projection, weight_ih.const_data_ptr<float>(),
                              panels.mutable_data_ptr<float>(), lstm);
   return {pooled, argmax, hidden, cell, gates};
@@ -262,11 +266,16 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
   const Sequences sequences = sequences_of(lengths, 1, 0);
   const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
   Tensor d_gates = output({sequences.rows(), encoders, 4 * width}, ScalarType::Float);
-  const nmer_fast::LstmBackward lstm{
-      static_cast<int>(encoders), static_cast<int>(width), sequences.lengths, sequences.starts.data(),
-      weight_hh.const_data_ptr<float>(), gates.const_data_ptr<float>(), cell.const_data_ptr<float>(),
-      grad.const_data_ptr<float>(), argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr,
-      d_gates.mutable_data_ptr<float>()};
+  const nmer_fast::LstmBackward lstm{static_cast<int>(encoders),
+                                     static_cast<int>(width),
+                                     sequences.lengths,
+                                     sequences.starts.data(),
+                                     weight_hh.const_data_ptr<float>(),
+                                     gates.const_data_ptr<float>(),
+                                     cell.const_data_ptr<float>(),
+                                     grad.const_data_ptr<float>(),
+                                     argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr,
+                                     d_gates.mutable_data_ptr<float>()};
   nmer_fast::lstm_recurrence_backward(parallel, kernels(), sequences, lstm);
   return d_gates;
 }
@@ -274,7 +283,8 @@ Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths,
 // inputs: packed_steps(x, lengths, 0, longest kernel); taps of each kernel [E, F, size, D]; biases [kernels, E, F].
 std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengths, const std::vector<Tensor>& taps,
                                        const Tensor& biases) {
-  const Index batch = lengths.size(0), kernel_count = biases.size(0), encoders = biases.size(1), filters = biases.size(2);
+  const Index batch = lengths.size(0), kernel_count = biases.size(0), encoders = biases.size(1),
+              filters = biases.size(2);
   std::vector<Tensor> weights;
   std::vector<const float*> from;
   std::vector<int> sizes;
@@ -288,11 +298,18 @@ std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengt
   Tensor panels = output({all_taps, encoders * filters, inputs.size(1)}, ScalarType::Float);
   Tensor pooled = output({batch, encoders, kernel_count * filters}, ScalarType::Float);
   Tensor argmax = output({batch, encoders, kernel_count * filters}, ScalarType::Long);
-  const nmer_fast::Convolution convolution{
-      static_cast<int>(kernel_count), static_cast<int>(encoders), static_cast<int>(filters),
-      static_cast<int>(inputs.size(1)), sizes.data(), sequences.lengths, sequences.starts.data(),
-      inputs.const_data_ptr<float>(), panels.const_data_ptr<float>(), biases.const_data_ptr<float>(),
-      pooled.mutable_data_ptr<float>(), argmax.mutable_data_ptr<Index>()};
+  const nmer_fast::Convolution convolution{static_cast<int>(kernel_count),
+                                           static_cast<int>(encoders),
+                                           static_cast<int>(filters),
+                                           static_cast<int>(inputs.size(1)),
+                                           sizes.data(),
+                                           sequences.lengths,
+                                           sequences.starts.data(),
+                                           inputs.const_data_ptr<float>(),
+                                           panels.const_data_ptr<float>(),
+                                           biases.const_data_ptr<float>(),
+                                           pooled.mutable_data_ptr<float>(),
+                                           argmax.mutable_data_ptr<Index>()};
   nmer_fast::windows_max(parallel, kernels(), sequences, from, panels.mutable_data_ptr<float>(), convolution);
   return {pooled, argmax};
 }
@@ -309,14 +326,19 @@ std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths,
     out.push_back(output({encoders, filters, size, dims}, ScalarType::Float));
     to.push_back(out.back().mutable_data_ptr<float>());
   }
-  const nmer_fast::ConvolutionBackward convolution{
-      static_cast<int>(kernel_count), static_cast<int>(encoders * filters), static_cast<int>(lengths.size(0)),
-      static_cast<int>(dims), inputs.size(0), kernel_sizes.data(), inputs.const_data_ptr<float>(), nullptr, nullptr,
-      to.data()};
-  nmer_fast::winning_windows(parallel, kernels(),
-                             sequences_of(lengths, 0, *std::max_element(sizes.begin(), sizes.end())),
-                             static_cast<int>(filters), grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(),
-                             convolution);
+  const nmer_fast::ConvolutionBackward convolution{static_cast<int>(kernel_count),
+                                                   static_cast<int>(encoders * filters),
+                                                   static_cast<int>(lengths.size(0)),
+                                                   static_cast<int>(dims),
+                                                   inputs.size(0),
+                                                   kernel_sizes.data(),
+                                                   inputs.const_data_ptr<float>(),
+                                                   nullptr,
+                                                   nullptr,
+                                                   to.data()};
+  nmer_fast::winning_windows(
+      parallel, kernels(), sequences_of(lengths, 0, *std::max_element(sizes.begin(), sizes.end())),
+      static_cast<int>(filters), grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(), convolution);
   return out;
 }
 

@@ -14,9 +14,9 @@ struct Exp {
 // exp(x) and exp(x) - 1: x = n ln 2 + r with |r| <= ln(2)/2, exp(r) - 1 = r + r^2 P(r), P minimax of degree 5
 // (absolute error 2^-34). The two factors of 2^n keep infinity and subnormals right.
 inline Exp exp_and_expm1(F32 x) {
-  static constexpr float P[] = {0.5f,           0x1.555556p-3f, 0x1.55548p-5f,
-                                0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
-  const F32 bounded = where_negative((I32)(x < -104.0f), splat(-104.0f), where_negative((I32)(x > 89.0f), splat(89.0f), x));
+  static constexpr float P[] = {0.5f, 0x1.555556p-3f, 0x1.55548p-5f, 0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
+  const F32 bounded =
+      where_negative((I32)(x < -104.0f), splat(-104.0f), where_negative((I32)(x > 89.0f), splat(89.0f), x));
   const F32 shifted = fma(bounded, splat(0x1.715476p+0f), splat(0x1.8p+23f));  // rounds x / ln 2 to nearest
   const F32 n = shifted - 0x1.8p+23f;
   const F32 r = fma(n, splat(-0x1.7f7d1cp-20f), fma(n, splat(-0x1.62e4p-1f), bounded));
@@ -27,8 +27,8 @@ inline Exp exp_and_expm1(F32 x) {
   return {exp, where_negative((I32)(n > 32.0f), exp, fma(grown, q, grown - 1.0f))};  // beyond 2^32 the 1 is lost
 }
 
-// sigma = exp(lv / 2) and expm1 = exp(lv) - 1. The latter is d (d + 2) for d = exp(lv / 2) - 1, which cancels nowhere, so
-// one exponential gives both.
+// sigma = exp(lv / 2) and expm1 = exp(lv) - 1. The latter is d (d + 2) for d = exp(lv / 2) - 1, which cancels nowhere,
+// so one exponential gives both.
 template <class V>
 struct Exps {
   V sigma, expm1;
@@ -104,12 +104,18 @@ void reparameterize_kl_backward(const Noise& noise, std::int64_t first, std::int
 
 // ---------------------------------------------------------------- kernels: the same by an element type
 
-inline void reparameterize_kl(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* mu, const void* logvar, void* z, double* kl) {
+inline void reparameterize_kl(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* mu,
+                              const void* logvar, void* z, double* kl) {
   with_type(type, [&](auto t) { reparameterize_kl(n, first, count, in(t, mu), in(t, logvar), out(t, z), kl); });
 }
 
-inline void reparameterize_kl_backward(Type type, const Noise& n, std::int64_t first, std::int64_t count, const void* grad_z, double grad_kl, const void* mu, const void* logvar, void* grad_mu, void* grad_logvar) {
-  with_type(type, [&](auto t) { reparameterize_kl_backward(n, first, count, in(t, grad_z), grad_kl, in(t, mu), in(t, logvar), out(t, grad_mu), out(t, grad_logvar)); });
+inline void reparameterize_kl_backward(Type type, const Noise& n, std::int64_t first, std::int64_t count,
+                                       const void* grad_z, double grad_kl, const void* mu, const void* logvar,
+                                       void* grad_mu, void* grad_logvar) {
+  with_type(type, [&](auto t) {
+    reparameterize_kl_backward(n, first, count, in(t, grad_z), grad_kl, in(t, mu), in(t, logvar), out(t, grad_mu),
+                               out(t, grad_logvar));
+  });
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
@@ -123,8 +129,8 @@ inline void reparameterize_kl_backward(Type type, const Noise& n, std::int64_t f
 namespace nmer_fast {
 
 // kl [B] is double for float64, else float.
-void reparameterize_kl(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream, const void* mu,
-                       const void* logvar, void* z, void* kl) {
+void reparameterize_kl(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
+                       const void* mu, const void* logvar, void* z, void* kl) {
   std::vector<double> partials(s.batch * s.chunks());
   for_runs(parallel, {s}, {}, [&](Index task, const Run& run) {
     k.reparameterize_kl(s.type, source.of(run.sample, stream), run.first, run.count, run.in(mu), run.in(logvar),
@@ -139,13 +145,12 @@ void reparameterize_kl(const auto& parallel, const auto& k, const Samples& s, co
 }
 
 template <class GradKL>
-void reparameterize_kl_backward(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
-                                const void* grad_z, const PerSample<GradKL>& grad_kl, const void* mu,
+void reparameterize_kl_backward(const auto& parallel, const auto& k, const Samples& s, const Source& source,
+                                Index stream, const void* grad_z, const PerSample<GradKL>& grad_kl, const void* mu,
                                 const void* logvar, void* grad_mu, void* grad_logvar) {
   for_runs(parallel, {s}, {}, [&](Index, const Run& run) {
     k.reparameterize_kl_backward(s.type, source.of(run.sample, stream), run.first, run.count, run.in(grad_z),
-                                 grad_kl(run.sample), run.in(mu), run.in(logvar), run.in(grad_mu),
-                                 run.in(grad_logvar));
+                                 grad_kl(run.sample), run.in(mu), run.in(logvar), run.in(grad_mu), run.in(grad_logvar));
   });
 }
 

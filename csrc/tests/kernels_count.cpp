@@ -23,10 +23,10 @@ int main(int argc, char** argv) {
   const Kernels& k = kernels();
   for (int i = std::atoi(argv[4]); i > 0; --i) {
     if (what == "copy") k.scaled(type, kCount, x.data(), 1, y.data());
-    else if (what == "reparameterize_kl") k.reparameterize_kl(type, noise, 0, kCount, a.data(), b.data(), y.data(), &kl);
+    else if (what == "reparameterize_kl")
+      k.reparameterize_kl(type, noise, 0, kCount, a.data(), b.data(), y.data(), &kl);
     else if (what == "reparameterize_kl_backward")
       k.reparameterize_kl_backward(type, noise, 0, kCount, x.data(), 1, a.data(), b.data(), y.data(), z.data());
-    else
-      k.add_noise(type, noise, 0, kCount, x.data(), 0.3, y.data(), nullptr, what == "statistics" ? sums : nullptr);
+    else k.add_noise(type, noise, 0, kCount, x.data(), 0.3, y.data(), nullptr, what == "statistics" ? sums : nullptr);
   }
 }

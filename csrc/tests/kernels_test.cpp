@@ -1,5 +1,5 @@
-// The kernels of every instruction set that this machine runs, on buffers of exactly their size (so that a sanitizer sees
-// one element too many), against the float64 definition. `ctest`; `make sanitize` runs it under sanitizers.
+// The kernels of every instruction set that this machine runs, on buffers of exactly their size (so that a sanitizer
+// sees one element too many), against the float64 definition. `ctest`; `make sanitize` runs it under sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -51,7 +51,9 @@ std::unique_ptr<T[]> buffer(std::int64_t n, T value = {}) {
 
 constexpr auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
 
-constexpr Noise noise_of(Kind kind) { return {0xFEDCBA9876543210u, 0xFFFFFFFFu, 255, 0xABCDEF012345u, kind, 644245095u}; }
+constexpr Noise noise_of(Kind kind) {
+  return {0xFEDCBA9876543210u, 0xFFFFFFFFu, 255, 0xABCDEF012345u, kind, 644245095u};
+}
 
 // Random123's known answers.
 void known_answers() {
@@ -64,7 +66,8 @@ void known_answers() {
         "philox of pi", "all", 1);
 }
 
-// Each kind in float32 against float64, from the start of a sample and from its far end; the same in bf16 and fp16 sizes.
+// Each kind in float32 against float64, from the start of a sample and from its far end; the same in bf16 and fp16
+// sizes.
 void noise_and_mixing(const Kernels& k, std::int64_t count) {
   for (const auto& [name, kind] : kKinds) {
     const Noise noise = noise_of(kind);
@@ -108,13 +111,15 @@ void vae(const Kernels& k, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     check(std::fabs(z[i] - (0.5 + sigma * eps[i])) <= 3e-6, "z", k.isa, i);
     check(std::fabs(grad_mu[i] - 1.5) <= 1e-6, "gradient of mu", k.isa, i);
-    check(std::fabs(grad_logvar[i] - 0.5 * (0.5 * sigma * eps[i] + 2 * std::expm1(-1.0))) <= 3e-6,
-          "gradient of logvar", k.isa, i);
+    check(std::fabs(grad_logvar[i] - 0.5 * (0.5 * sigma * eps[i] + 2 * std::expm1(-1.0))) <= 3e-6, "gradient of logvar",
+          k.isa, i);
   }
 }
 
 // Numbers from -1 to 1 that look like chance.
-float chance(std::uint64_t at) { return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1; }
+float chance(std::uint64_t at) {
+  return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1;
+}
 
 double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -134,11 +139,11 @@ void lstm(const Kernels& k, int width) {
   auto pooled = buffer<float>(pooled_size), grad = buffer<float>(pooled_size, 1);
   auto argmax = buffer<std::int64_t>(pooled_size);
   std::memcpy(gates.get(), given.get(), rows * 4 * row * sizeof(float));
-  const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(), gates.get(),
-                     hidden.get(), cell.get(), pooled.get(), argmax.get()};
+  const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(),
+                     gates.get(), hidden.get(), cell.get(), pooled.get(), argmax.get()};
   for (int e = 0; e < kEncoders; ++e) k.lstm(forward, e, order, kSamples);
   auto d_gates = buffer<float>(rows * 4 * row, NAN);
-  const LstmBackward backward{kEncoders,   width,      lengths,       starts,      weight.get(),
+  const LstmBackward backward{kEncoders,   width,      lengths,    starts,       weight.get(),
                               gates.get(), cell.get(), grad.get(), argmax.get(), d_gates.get()};
   for (int e = 0; e < kEncoders; ++e) k.lstm_backward(backward, e, order, kSamples);
   // The same gradients, given as those of the states.
@@ -225,12 +230,13 @@ void convolution(const Kernels& k, int dims, int filters) {
   for (int kernel = 0, first = 0; kernel < 2; first += kSizes[kernel++]) {
     for (int i = 0; i < columns * kSizes[kernel] * dims; ++i) weights[kernel][i] = chance(7000000 + i) / 2;
     for (int tap = 0; tap < kSizes[kernel]; ++tap)
-      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
+      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims,
+                     panels.get() + (first + tap) * columns * dims);
   }
   auto pooled = buffer<float>(kSamples * 2 * columns);
   auto argmax = buffer<std::int64_t>(kSamples * 2 * columns);
-  const Convolution forward{2,       kEncoders,    filters,      dims,         kSizes,       lengths, starts,
-                            inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
+  const Convolution forward{2,      kEncoders,    filters,      dims,         kSizes,       lengths,
+                            starts, inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
   for (int p = 0; p < columns / panel; ++p) {
     k.conv_max_pool(forward, 0, 3, p);
     k.conv_max_pool(forward, 3, kSamples, p);
@@ -245,7 +251,8 @@ void convolution(const Kernels& k, int dims, int filters) {
         for (int t = 0; t < windows && lengths[b] > 0; ++t) {
           double sum = 0.125;
           for (int i = 0; i < kSizes[kernel] * dims; ++i)
-            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) * weights[kernel][c * kSizes[kernel] * dims + i];
+            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) *
+                   weights[kernel][c * kSizes[kernel] * dims + i];
           best = std::max(best, sum);
         }
         const int at = ((b * kEncoders + c / filters) * 2 + kernel) * filters + c % filters;
@@ -269,7 +276,8 @@ void convolution(const Kernels& k, int dims, int filters) {
             const int at = (kernel * columns + f) * kSamples + b;
             sum += static_cast<double>(grads[at]) * inputs[(wins[at] + tap) * dims + d];
           }
-          check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa, d);
+          check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa,
+                d);
         }
 }
 
@@ -291,7 +299,8 @@ void gather(Index dim) {
   for (Index i = 0; i < edges.back() * dim; ++i) values[i] = static_cast<float>(i % 1000);
   const Standard standard = {mean.get(), std.get(), 100.0f};
   const std::vector<Index> rows = {5, 4, 3, 0, 1};
-  const Chosen chosen(rows.data(), static_cast<Index>(rows.size()), edges.data(), static_cast<Index>(all.size()), edges.back());
+  const Chosen chosen(rows.data(), static_cast<Index>(rows.size()), edges.data(), static_cast<Index>(all.size()),
+                      edges.back());
   for (const Index steps : {Index{1}, Index{3}, 2 * kChunk / dim + 9}) {
     const Index sizes[] = {static_cast<Index>(rows.size()), steps, dim};
     const Samples samples(Type::float32, 4, std::vector<Index>(sizes, sizes + 3));
@@ -326,8 +335,8 @@ void refused_rows() {
   check(refusal(2, edges) == "rows: expected 0 to 1, got 2", "a row too high", "all", 2);
   check(refusal(-1, edges) == "rows: expected 0 to 1, got -1", "a row too low", "all", 2);
   for (const std::vector<Index>& bad : {std::vector<Index>{0, 10}, {-1, 3}, {5, 4}})
-    check(refusal(0, bad) == "offsets: expected to rise from 0 to 9, got " + std::to_string(bad[0]) + " and " +
-                                 std::to_string(bad[1]),
+    check(refusal(0, bad) ==
+              "offsets: expected to rise from 0 to 9, got " + std::to_string(bad[0]) + " and " + std::to_string(bad[1]),
           "edges out of range", "all", 1);
 }
 
@@ -347,7 +356,8 @@ void packing(Index more, Index least) {
   for (Index b = 0; b < kSamples; ++b) lengths.push_back(b % (kSteps + 1));
   const auto x = buffer<float>(kSamples * kSteps * kWidth, 1.0f);
   const Sequences sequences(lengths.data(), kSamples, more, least);
-  const auto rows = buffer<float>(sequences.rows() * kWidth, NAN), back = buffer<float>(kSamples * kSteps * kWidth, NAN);
+  const auto rows = buffer<float>(sequences.rows() * kWidth, NAN),
+             back = buffer<float>(kSamples * kSteps * kWidth, NAN);
   packed_steps(serial, sequences, kSteps, kWidth * sizeof(float), x.get(), rows.get());
   bool holds = sequences.count() == kSamples;
   for (Index b = 0; b < kSamples; ++b) {
@@ -370,13 +380,14 @@ void grouping() {
   for (Index b = 0; b < kSamples; ++b) lengths.push_back(b * 7 % 11);
   std::vector<int> seen(kEncoders * kSamples);
   bool holds = true;
-  for_groups(serial, Sequences(lengths.data(), kSamples, 1, 0), kEncoders, [&](int encoder, const int* samples, int count) {
-    holds &= count <= kGroup;
-    for (int i = 0; i < count; ++i) {
-      ++seen[encoder * kSamples + samples[i]];
-      holds &= i == 0 || lengths[samples[i - 1]] >= lengths[samples[i]];
-    }
-  });
+  for_groups(serial, Sequences(lengths.data(), kSamples, 1, 0), kEncoders,
+             [&](int encoder, const int* samples, int count) {
+               holds &= count <= kGroup;
+               for (int i = 0; i < count; ++i) {
+                 ++seen[encoder * kSamples + samples[i]];
+                 holds &= i == 0 || lengths[samples[i - 1]] >= lengths[samples[i]];
+               }
+             });
   for (const int times : seen) holds &= times == 1;
   check(holds, "groups", "all", kSamples);
 }
@@ -436,7 +447,8 @@ void batches(const Kernels& k) {
   const auto begins = [](const std::vector<float>& a, const std::vector<float>& b) {
     return std::equal(b.begin(), b.end(), a.begin());
   };
-  check(begins(whole.pooled, alone.pooled) && begins(whole.hidden, alone.hidden), "the LSTM of a batch", k.isa, kSamples);
+  check(begins(whole.pooled, alone.pooled) && begins(whole.hidden, alone.hidden), "the LSTM of a batch", k.isa,
+        kSamples);
   check(begins(whole.d_gates, alone.d_gates), "the LSTM's gradient of a batch", k.isa, kSamples);
   check(begins(whole.maxima, alone.maxima), "the convolutions of a batch", k.isa, kSamples);
   check(begins(whole.grad_taps, alone.grad_taps), "the convolutions' gradient of a batch", k.isa, kSamples);
@@ -458,10 +470,12 @@ int main() {
       noise_and_mixing(*k, count);
       vae(*k, count);
     }
-    for (const int columns : {16, 128}) for (const int depth : {1, 37, 130}) product(*k, columns, depth);
+    for (const int columns : {16, 128})
+      for (const int depth : {1, 37, 130}) product(*k, columns, depth);
     for (const int width : {16, 64}) lstm(*k, width);
     batches(*k);
-    for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
+    for (const int filters : {8, 64})
+      for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);
   }
   check(!use_kernels("abacus"), "an unknown instruction set is refused", "all", 0);

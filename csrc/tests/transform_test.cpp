@@ -1,5 +1,5 @@
-// From words to values, of one instruction set (compiled once for each), on words that noise meets once in a billion: the
-// far tail, the centre, and the corners of the angle.
+// From words to values, of one instruction set (compiled once for each), on words that noise meets once in a billion:
+// the far tail, the centre, and the corners of the angle.
 #include <cmath>
 #include <cstdio>
 #include <numbers>
