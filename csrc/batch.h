@@ -1,4 +1,5 @@
-// What the ops on whole batches share: which samples and steps count, cut into tasks for the threads.
+// Shared parts of the ops on whole batches: which samples and steps are valid, and how they are cut into tasks for
+// threads.
 //
 // An op on a whole batch takes `parallel(begin, end, grain, body(begin, end))` and the table of kernels from its
 // caller. Its result does not depend on how `parallel` divides the work.
@@ -15,10 +16,10 @@ namespace nmer_fast {
 
 using Index = std::int64_t;
 
-inline constexpr Index kChunk = 16384;  // elements of a task at most: a multiple of 4, and some tens of microseconds
-inline constexpr Index kGrain = 16384;  // elements that are worth another thread
+inline constexpr Index kChunk = 16384;  // a task's elements at most, a multiple of 4: some tens of microseconds
+inline constexpr Index kGrain = 16384;  // elements that make another thread worth its cost
 
-// Values by sample, and by modality where there are several; or one for all.
+// One value for each sample (and each modality, where there are several), or one value for all of them.
 template <class T>
 struct PerSample {
   T otherwise;
@@ -30,13 +31,13 @@ struct PerSample {
   }
 };
 
-// Which elements of a sample count and whether they are noisy.
+// Which samples get noise, and how many of their steps are valid.
 struct Selection {
   PerSample<bool> noisy{true};
   PerSample<Index> lengths{0};
 };
 
-// One array [B, ...], contiguous, that is worked on sample by sample.
+// The shape of a contiguous array [B, ...], which is worked on sample by sample.
 struct Samples {
   Type type;
   Index bytes, batch, steps = 1, row = 1, step_size;
@@ -52,7 +53,7 @@ struct Samples {
   }
 };
 
-// A run of a sample's elements: those below `valid` count, the rest is zero.
+// Consecutive elements of one sample. The first `valid` of them are computed; the others become zero.
 struct Run {
   Index modality, sample, first, valid, count, bytes, offset;  // offset in bytes, from the array's start
   const char* in(const void* data) const { return static_cast<const char*>(data) + offset; }
@@ -61,8 +62,8 @@ struct Run {
   void zero(void* y, Index from) const { std::memset(in(y) + from * bytes, 0, (count - from) * bytes); }
 };
 
-// Calls body(task, run) for every chunk of every sample of every array, in parallel; a task's number does not depend on
-// the threads.
+// Calls body(task, run) for every chunk of every sample of every array, in parallel. The tasks' numbers do not depend
+// on the threads.
 void for_runs(const auto& parallel, const std::vector<Samples>& all, const Selection& selection, const auto& body) {
   std::vector<Index> ends;
   Index tasks = 0, elements = 0;

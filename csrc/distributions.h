@@ -1,5 +1,5 @@
-// The kinds of noise: their names, and how the generator's words become their values (docs/noise_contract.md). A new
-// kind is a word of NMER_FAST_KINDS; -Werror=switch then names every switch of this file that lacks it.
+// The kinds of noise: their names, and how the generator's words become values (docs/noise_contract.md). To add a kind,
+// add its name to NMER_FAST_KINDS; -Werror=switch then points at every switch of this file that lacks it.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ enum class Kind { NMER_FAST_KINDS(NMER_FAST_ENUMERATOR) };
 inline constexpr std::array kKinds{NMER_FAST_KINDS(NMER_FAST_NAMED)};
 #undef NMER_FAST_NAMED
 
-// The kind of that name, or nothing.
+// The kind that has this name; nothing for an unknown name.
 constexpr std::optional<Kind> kind_named(std::string_view name) {
   for (const auto& [known, kind] : kKinds) {
     if (known == name) return kind;
@@ -30,7 +30,7 @@ constexpr std::optional<Kind> kind_named(std::string_view name) {
   return std::nullopt;
 }
 
-// What a binding says of a name that is no kind's.
+// The error message for an unknown name.
 inline std::string unknown_kind(std::string_view name) {
   std::string message = "kind: expected one of ";
   for (const auto& [known, kind] : kKinds) {
@@ -52,8 +52,8 @@ inline std::string unknown_kind(std::string_view name) {
 
 // ---------------------------------------------------------------- float32
 //
-// Four lanes' worth of words at a time. These polynomials and their order are one definition for all backends: with
-// fused multiply-add they give the same bits everywhere.
+// The polynomials and the order of their operations are the same in every backend: with fused multiply-add they give
+// the same bits everywhere.
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -66,7 +66,7 @@ inline F32 horner(const float (&c)[N], F32 x) {
   return sum;
 }
 
-// (0, 1], to float32: w 2^-32 + 2^-33, or of a 31-bit word w 2^-31 + 2^-32.
+// A float32 in (0, 1]: w 2^-32 + 2^-33, or w 2^-31 + 2^-32 for a word of 31 bits.
 template <int Bits>
 inline F32 unit(U32 w) {
   constexpr float scale = 1.0f / static_cast<float>(1ull << Bits);
@@ -74,7 +74,7 @@ inline F32 unit(U32 w) {
 }
 
 // -2 ln u for u in [2^-33, 1]. u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); then -2 ln(1 + f) is
-// -2 f + f^2 + f^3 P(f), P minimax of degree 7 (relative error 2^-27).
+// -2 f + f^2 + f^3 P(f), where P is a minimax polynomial of degree 7 (relative error 2^-27).
 inline F32 minus_two_log(F32 u) {
   static constexpr float P[] = {-0x1.555554p-1f, 0x1.000226p-1f, -0x1.99a008p-2f, 0x1.547246p-2f,
                                 -0x1.22da18p-2f, 0x1.0d8534p-2f, -0x1.055b8ap-2f, 0x1.38b618p-3f};
@@ -89,8 +89,8 @@ struct SinCos {
   F32 sin, cos;
 };
 
-// Of the angle 2 pi w / 2^32. The multiple of pi/2 is taken off in integers, so exactly; sin and cos of what is left,
-// at most pi/4, are minimax polynomials (absolute error below 2^-28).
+// Sine and cosine of the angle 2 pi w / 2^32. The multiple of pi/2 is subtracted in integers, which is exact; the rest
+// is at most pi/4, and its sine and cosine are minimax polynomials (absolute error below 2^-28).
 inline SinCos sin_cos(U32 w) {
   static constexpr float S[] = {-0x1.555546p-3f, 0x1.11076p-7f, -0x1.994eb4p-13f};
   static constexpr float C[] = {0x1.55554ap-5f, -0x1.6c0c8cp-10f, 0x1.9a025cp-16f};
@@ -105,7 +105,8 @@ inline SinCos sin_cos(U32 w) {
   return {(F32)((I32)where_negative(odd, c, s) ^ sin_sign), (F32)((I32)where_negative(odd, s, c) ^ cos_sign)};
 }
 
-// Box-Muller: words (0, 1) and (2, 3) of each quad give a radius and an angle; r0 cos, r0 sin, r1 cos, r1 sin.
+// Box-Muller: words (0, 1) and words (2, 3) of each quad give a radius and an angle. The values are r0 cos, r0 sin, r1
+// cos and r1 sin.
 struct Gaussian {
   void operator()(const U64 (&w)[4], float* out) const {
     const F32 r = square_root(minus_two_log(unit<32>(pack(w[0], w[2]))));
@@ -116,7 +117,7 @@ struct Gaussian {
   }
 };
 
-// Kinds of one word an element: the words in the elements' order, then each through Map.
+// The kinds that need one word for each element: Map turns each word into a value, in the order of the elements.
 template <class Map>
 struct ByWord {
   Map map;
@@ -127,10 +128,10 @@ struct ByWord {
   }
 };
 
-// +1 where bit 0 is set, else -1, in the sign bit of a positive float.
+// The magnitude, with a minus sign where bit 0 of the word is not set.
 inline F32 signed_by_bit_0(F32 magnitude, U32 w) { return (F32)((U32)magnitude | ((~w & 1) << 31)); }
 
-// -1, 0 or +1; not 0 where (w >> 1) < threshold. `last` is threshold - 1, which fits signed lanes at p = 1 too.
+// -1, 0 or +1; nonzero where (w >> 1) < threshold. `last` is threshold - 1, which fits a signed lane even at p = 1.
 struct Impulse {
   std::int32_t last;
   F32 operator()(U32 w) const {
@@ -144,14 +145,14 @@ struct Uniform {
   F32 operator()(U32 w) const { return fma(unit<32>(w), splat(0x1.bb67aep+1f), splat(-0x1.bb67aep+0f)); }
 };
 
-// Magnitude -ln u / sqrt(2) of 31 bits.
+// The magnitude is -ln u / sqrt(2), where u has 31 bits; bit 0 of the word is the sign.
 struct Laplace {
   F32 operator()(U32 w) const {
     return signed_by_bit_0(minus_two_log(unit<31>(w >> 1)) * 0x1.6a09e6p-2f, w);  // 1 / (2 sqrt(2))
   }
 };
 
-// Calls f with the kind's transform from words to values; `last` is Impulse's.
+// Calls f with the kind's transform from words to values. `last` is the parameter of Impulse.
 template <class F>
 void with_transform(Kind kind, std::int32_t last, const F& f) {
   switch (kind) {
@@ -164,7 +165,7 @@ void with_transform(Kind kind, std::int32_t last, const F& f) {
 
 // ---------------------------------------------------------------- float64
 //
-// The definition, for float64 features: the u is float32's, all else is libm's.
+// The definition of the noise, which float64 features get: u is the float32 value, and all other functions are libm's.
 
 inline double unit64(std::uint32_t w, int bits) {
   const float scale = std::ldexp(1.0f, -bits);
@@ -172,7 +173,7 @@ inline double unit64(std::uint32_t w, int bits) {
   return product + scale / 2;
 }
 
-// r cos and r sin of two words.
+// Box-Muller on two words.
 inline void box_muller64(std::uint32_t radius, std::uint32_t turn, double* out) {
   const double r = std::sqrt(-2 * std::log(unit64(radius, 32)));
   const double angle = static_cast<std::int32_t>(turn) * (std::numbers::pi / 0x1p31);
@@ -185,7 +186,7 @@ void by_word64(const Words& w, const Map& map, double* out) {
   for (int j = 0; j < 4; ++j) out[j] = map(w[j], w[j] & 1 ? 1.0 : -1.0);
 }
 
-// The four values of a quad.
+// The four values that a quad's words give.
 inline void quad64(Kind kind, std::int32_t last, const Words& w, double* out) {
   switch (kind) {
     case Kind::gaussian:

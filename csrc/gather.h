@@ -1,4 +1,4 @@
-// Samples of one flat array, end to end, into a padded batch; standardised on the way where asked to. No torch here.
+// Gathers samples that stand end to end in one flat array into a padded batch, and standardises them if asked to.
 #pragma once
 
 #include <stdexcept>
@@ -8,11 +8,11 @@
 
 namespace nmer_fast {
 
-// (x - mean) / std by column, within +-clip; to the bits that the same operations one after the other give.
+// (x - mean) / std for each column, limited to +-clip. The bits are those of the same operations one after the other.
 struct Standard {
   const float *mean, *std;
   float clip;
-  // `count` elements from element `first` of a sample whose rows have `dim`.
+  // Standardises `count` elements, from element `first` on, of a sample whose rows have `dim` elements.
   void apply(const float* x, Index first, Index dim, Index count, float* __restrict y) const {
     for (Index done = 0, column = first % dim; done < count; column = 0) {
       const Index n = std::min(dim - column, count - done);
@@ -28,12 +28,12 @@ struct Standard {
   }
 };
 
-// The samples of a flat array that a batch is made of: where each begins, and its steps.
+// The chosen samples of a batch: the first step of each one in the flat array, and its number of steps.
 struct Chosen {
   std::vector<Index> starts, lengths;
 
-  // rows [batch], each of offsets [samples + 1] into `total` steps. Python does not look at the values of these
-  // tensors, and memory is read by them, so a value out of range is thrown as an error.
+  // `rows` [batch] are samples, and sample i is the steps offsets[i] to offsets[i + 1] - 1 of `total`. Python does not
+  // check the values of these arrays, and they are used as addresses, so a value out of range is an error here.
   Chosen(const Index* rows, Index batch, const Index* offsets, Index samples, Index total) {
     const auto text = [](Index number) { return std::to_string(number); };
     for (Index b = 0; b < batch; ++b) {
@@ -52,8 +52,8 @@ struct Chosen {
   }
 };
 
-// out [batch, steps, dim] of elements of s.bytes: the first steps of each chosen sample of values [total, dim]; zero
-// behind them. `standard`, for float32, may be null.
+// out [batch, steps, dim]: the first steps of each chosen sample of values [total, dim], then zeros. Elements have
+// s.bytes bytes. `standard` may be null; else the elements are float32.
 void gather_padded(const auto& parallel, const Samples& s, const void* values, const Chosen& chosen,
                    const Standard* standard, void* out) {
   Selection selection;

@@ -1,4 +1,5 @@
-// The table of one instruction set; compiled once for each, with its flags and its name in NMER_FAST_ISA.
+// The table of one instruction set. This file is compiled once for each set, with the set's flags and with its name in
+// NMER_FAST_ISA.
 #include "kernels.h"
 
 #define NMER_FAST_TEXT_OF(name) #name

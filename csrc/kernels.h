@@ -20,8 +20,8 @@ namespace nmer_fast {
 // Raised with INTERFACE in nmer_fast/ops/_library.py when an op's arguments change, so that an older build is not used.
 inline constexpr int kInterface = 4;
 
-// Every kernel, once: the table's fields and its values for each instruction set are made of this list. The noise's
-// functions work on `count` consecutive elements of one sample, from element `first` on, a multiple of 4.
+// The list of all kernels: struct Kernels and the table of each instruction set are made from it. The noise kernels
+// work on `count` consecutive elements of one sample, from element `first` on, which is a multiple of 4.
 #define NMER_FAST_KERNELS(KERNEL)                                                                                  \
   KERNEL(void, noise, (Type, const Noise&, std::int64_t first, std::int64_t count, void* eps))                     \
   /* eps may be null; so may sums: x, x^2 and eps^2 are added to them. */                                          \

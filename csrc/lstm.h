@@ -1,8 +1,10 @@
-// The recurrence of a one-layer LSTM, forward and back, over sequences of their own lengths, with its max over time.
+// The recurrence of a one-layer LSTM with its maximum over time, and the gradient of the gates, over sequences of
+// different lengths.
 //
-// Sequences stand end to end, each with one row more than it has steps: `gates` row s + t belongs to step t, `hidden`
-// and `cell` row s + t + 1, so that row s is the state before the first step (zero) and gates row s + length is unused.
-// Samples are taken in groups, longest first; those that are over drop out. The widths are multiples of 16.
+// Sequences stand end to end, and each has one row more than it has steps. For a sequence that begins at row s, step t
+// uses row s + t of `gates` and row s + t + 1 of `hidden` and `cell`. Row s of the states is the zero state before the
+// first step, and row s + length of the gates is unused. A kernel takes a group of samples, the longest first, and
+// drops each sample after its last step. The width is a multiple of 16.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +13,15 @@
 
 namespace nmer_fast {
 
-inline constexpr int kGroup = 32;  // samples at most that one call takes, the longest first
+inline constexpr int kGroup = 32;  // the largest group of samples
 
-// Encoders beside each other read the same input.
+// Several encoders read the same input; their results stand beside each other.
 struct Lstm {
   int encoders, width;
-  const std::int64_t* lengths;  // of samples
-  const std::int64_t* starts;   // rows
+  const std::int64_t* lengths;  // valid steps of each sample
+  const std::int64_t* starts;   // first row of each sample
   const float* weight_hh;       // [encoders, 4 width, width], gates in the order i, f, g, o
-  float* gates;                 // [rows, encoders, 4 width]: what the inputs give; afterwards the gates
+  float* gates;                 // [rows, encoders, 4 width]: first the input's products, afterwards the gates
   float* hidden;                // [rows, encoders, width]
   float* cell;
   float* pooled;  // [samples, encoders, width]
@@ -33,9 +35,9 @@ struct LstmBackward {
   const float* weight_hh;
   const float* gates;
   const float* cell;
-  const float* grad;           // of pooled, or without argmax of hidden: [rows, encoders, width], row s + t of step t
-  const std::int64_t* argmax;  // or null
-  float* d_gates;              // before their activations; zero in the unused row of each sample
+  const float* grad;           // gradient of pooled; without argmax, of hidden: row s + t for step t
+  const std::int64_t* argmax;  // may be null
+  float* d_gates;              // gradient before the activations; zero in the unused row of each sample
 };
 
 }  // namespace nmer_fast
@@ -50,8 +52,7 @@ struct LstmBackward {
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-// e^x, relative error 2^-23, of x from -87 to 87, and what it is there beyond; x = n ln 2 + r, as exp_and_expm1 in
-// vae.h.
+// e^x with relative error 2^-23, for x limited to -87 to 87: x = n ln 2 + r, as in exp_and_expm1 of vae.h.
 inline F32 exponential(F32 x) {
   static constexpr float P[] = {0.5f, 0x1.555556p-3f, 0x1.55548p-5f, 0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
   const F32 bounded =
@@ -62,11 +63,11 @@ inline F32 exponential(F32 x) {
   const F32 scale = (F32)((((I32)shifted - 0x4B400000) + 127) << 23);
   return fma(scale, fma(r * r, horner(P, r), r), scale);
 }
-// To 2e-7, absolute.
+// Both functions have absolute errors below 4e-7.
 inline F32 sigmoid(F32 x) { return 1.0f / (1.0f + exponential(-x)); }
 inline F32 hyperbolic_tangent(F32 x) { return fma(splat(2.0f), sigmoid(2.0f * x), splat(-1.0f)); }
 
-// The four gates' columns of each kLanes units side by side: [units / kLanes, depth, 4, kLanes].
+// The weights with the four gates of each kLanes units side by side: [units / kLanes, depth, 4, kLanes].
 inline std::vector<float> gates_together(const float* weight, int width) {
   std::vector<float> out(4l * width * width);
   float* to = out.data();
@@ -78,7 +79,7 @@ inline std::vector<float> gates_together(const float* weight, int width) {
   return out;
 }
 
-// Where a group's samples stand, at one step.
+// The rows of a group's samples at one step.
 struct Rows {
   float* gates[kGroup];
   float* hidden[kGroup];
@@ -129,7 +130,7 @@ inline void lstm(const Lstm& s, int encoder, const int* samples, int count) {
           store(at.hidden[first + r] + state_row + unit, h);
           float* top = best.data() + (first + r) * static_cast<long>(width) + unit;
           std::int32_t* time = when.data() + (first + r) * static_cast<long>(width) + unit;
-          const I32 stays = (I32)(h <= load(top));  // what is no number goes through to the end
+          const I32 stays = (I32)(h <= load(top));  // NaN propagates
           I32 old;
           std::memcpy(&old, time, kBytes);
           const I32 now = (old & stays) | ((I32{} + t) & ~stays);
@@ -153,7 +154,7 @@ inline void lstm(const Lstm& s, int encoder, const int* samples, int count) {
   }
 }
 
-// d_hidden of the step before: the rows' gradients of the gates times weight_hh [4 width, width].
+// d_hidden of the step before: the gradients of the gates times weight_hh [4 width, width].
 template <int kVectors>
 inline void back_one_step(const float* panels, int width, int active, float* const* d_gates, float* d_hidden) {
   constexpr int kColumns = kVectors * kLanes;
@@ -175,7 +176,7 @@ inline void back_one_step(const float* panels, int width, int active, float* con
   }
 }
 
-// weight [rows, width] cut into panels of as many columns: [width / columns, rows, columns].
+// weight [rows, width] cut into panels of `columns` columns: [width / columns, rows, columns].
 inline std::vector<float> in_panels(const float* weight, int rows, int width, int columns) {
   std::vector<float> out(static_cast<std::size_t>(rows) * width);
   float* to = out.data();
@@ -246,7 +247,7 @@ inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples
 
 namespace nmer_fast {
 
-// Calls f(encoder, samples, count) for every group of every encoder.
+// Calls f(encoder, samples, count) for every group of samples and every encoder, in parallel.
 void for_groups(const auto& parallel, const Sequences& sequences, int encoders, const auto& f) {
   const int count = static_cast<int>(sequences.count()), groups = (count + kGroup - 1) / kGroup;
   std::vector<int> order(count);
@@ -261,11 +262,11 @@ void for_groups(const auto& parallel, const Sequences& sequences, int encoders, 
   });
 }
 
-// The gates' inputs, then the recurrence. `weight_ih` [projection.columns, projection.depth] is packed into `panels` of
-// the same size; the projection's rows are the sequences', its result is s.gates.
+// The input's products with weight_ih, then the recurrence. weight_ih [projection.columns, projection.depth] is packed
+// into `panels`, of the same size, to which projection.panels points; projection.out is s.gates.
 void lstm_recurrence(const auto& parallel, const auto& k, const Sequences& sequences, const Product& projection,
                      const float* weight_ih, float* panels, const Lstm& s) {
-  constexpr Index kTogether = 240;  // rows that read a panel while a cache holds it
+  constexpr Index kTogether = 240;  // rows that use a panel while a cache holds it
   k.pack_columns(weight_ih, projection.columns, 1, 0, projection.depth, panels);
   const Index across = projection.columns / k.panel_of(projection.columns);
   const Index parts = (sequences.rows() + kTogether - 1) / kTogether;

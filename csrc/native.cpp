@@ -1,5 +1,5 @@
-// Thin binding of the CPU kernels to NumPy arrays (nmer_fast/numpy.py, which checks arguments and allocates results),
-// and facts about this build. No torch here.
+// Binds the ops on whole batches to NumPy arrays, and tells facts about this build. It translates arrays to pointers;
+// nmer_fast/numpy.py checks arguments and allocates results. Nothing here knows torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -66,7 +66,7 @@ Selection selection_of(const Maybe& noisy, const Maybe& lengths) {
   return {per_sample(noisy, true), per_sample<Index>(lengths, 0)};
 }
 
-// Threads for this call alone, where each gets some hundred microseconds of work.
+// Starts threads for this call alone, as many as have some hundred microseconds of work each.
 constexpr auto parallel = [](Index begin, Index end, Index grain, const auto& body) {
   constexpr Index kGrains = 16;
   const Index most = std::max<Index>(1, std::thread::hardware_concurrency());
@@ -121,7 +121,7 @@ void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars,
     to.push_back(ys[m].mutable_data());
   }
   auto keep = per_sample<double>(alpha_bars, 0);
-  if (alpha_bars.ndim() == 1) std::swap(keep.row, keep.column);  // [M]: one for all samples of a modality
+  if (alpha_bars.ndim() == 1) std::swap(keep.row, keep.column);  // [M]: one value for all samples of a modality
   const Source source = source_of(key);
   const Selection selection = selection_of(noisy, lengths);
   auto* sums = stats.has_value() ? static_cast<double*>(stats->mutable_data()) : nullptr;

@@ -1,5 +1,5 @@
-// Noise of one sample's consecutive elements, made and mixed block by block: eps lives in a buffer of the first-level
-// cache and never in memory. docs/noise_contract.md says what a value is.
+// Noise, generated and mixed block by block: eps stays in a buffer that fits the first-level cache and is never written
+// to memory. docs/noise_contract.md defines the values.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,12 @@ struct Noise {
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-inline constexpr int kBlock = 512;  // elements; a multiple of what a call of a generator makes on every ISA
-inline constexpr int kGroups = 4;   // Philox vectors in flight at a time: a multiplication takes some cycles
+inline constexpr int kBlock =
+    512;  // elements; a multiple of what one call of a transform makes on every instruction set
+inline constexpr int kGroups = 4;  // Philox vectors in flight at a time, since a multiplication takes some cycles
 
-// eps of elements first to first + n - 1, float32, and of some more that fit the block; first is a multiple of 4.
+// eps of elements `first` to first + n - 1 in float32, and of some more, which fit the block. `first` is a multiple
+// of 4.
 template <class Transform>
 void generate(const QuadStream& stream, const Transform& transform, std::int64_t first, int n, float* eps) {
   const auto quad = static_cast<std::uint64_t>(first) / 4;
@@ -58,8 +60,8 @@ inline void generate(const QuadStream&, const Noise& noise, std::int64_t first, 
   }
 }
 
-// Calls body(eps, offset, n) for each block of a run of count elements from `first` on; eps is 0 from n to the step's
-// end.
+// Calls body(eps, offset, n) for each block of `count` elements from `first` on. eps is 0 from n to the end of the
+// step.
 template <class Float, class Body>
 void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body body) {
   const QuadStream stream(noise.seed, noise.draw, noise.stream, noise.sample);
@@ -72,15 +74,16 @@ void for_blocks(const Noise& noise, std::int64_t first, std::int64_t count, Body
   }
 }
 
-// eps alone.
+// The noise alone.
 template <class T>
 void noise(const Noise& noise, std::int64_t first, std::int64_t count, T* out) {
   for_blocks<Wide<T>>(noise, first, count,
                       [=](const Wide<T>* eps, std::int64_t at, int n) { narrowed(eps, n, out + at); });
 }
 
-// A factor of 0 or more, and what float32 loses of it, so that a product with it rounds once. The two have one sign,
-// and only of a factor that float32 takes for 0 are both 0: an infinite x stays infinite.
+// A factor of 0 or more as two floats, the second of which is the rounding error of the first, so that a product with
+// it rounds once. Both have the same sign, and both are 0 only if the factor rounds to 0, so an infinite x stays
+// infinite.
 template <class Float>
 class Factor {
  public:
@@ -99,7 +102,7 @@ class Factor {
   Vector<Float> high_, low_;
 };
 
-// y = keep x + scale eps: eps has its own error, so scale needs no second part.
+// y = keep x + scale eps. eps has an error of its own, so scale needs no second part.
 template <class Float>
 struct Mix {
   Factor<Float> keep;
@@ -112,7 +115,8 @@ struct Mix {
   }
 };
 
-// A sum in double over a step's lanes, which are added in order at the end: one result on every instruction set.
+// A sum in double, kept separately for each lane of a step. The lanes are added in order at the end, so the result is
+// the same on every instruction set.
 class LaneSum {
  public:
   static constexpr int kWidth = kBytes / 8, kParts = kStep / kWidth;
@@ -129,7 +133,7 @@ class LaneSum {
   F64 parts_[kParts] = {};
 };
 
-// Sums of x, x^2 and eps^2.
+// The sums of x, x^2 and eps^2.
 class Sums {
  public:
   template <class Float>
@@ -156,14 +160,14 @@ class Sums {
   LaneSum x_, squares_, eps_squares_;
 };
 
-// The next block's lines, to arrive while its noise is made: 16-bit results, narrowed in short bursts, else wait for
-// them.
+// Prefetches the next block's cache lines while its noise is generated: the stores of 16-bit results come in short
+// bursts, which would otherwise wait for the lines.
 template <class T>
 void prefetch_for_writing(const T* to) {
   for (int i = 0; i < kBlock; i += 64 / sizeof(T)) __builtin_prefetch(to + i, 1);
 }
 
-// Eq. 3 with noise made on the way; eps and sums where asked for.
+// Eq. 3 with noise that is generated in the same pass. eps_out and sums_out may be null.
 template <class T>
 void add_noise(const Noise& noise, std::int64_t first, std::int64_t count, const T* x, double alpha_bar, T* y,
                T* eps_out, double* sums_out) {
@@ -195,12 +199,12 @@ void mix_noise(std::int64_t count, const T* x, const T* eps, double alpha_bar, T
   }
 }
 
-// Its gradient: one scaling.
+// The gradient of Eq. 3, which is one scaling.
 template <class T>
 void scaled(std::int64_t count, const T* x, double factor, T* y) {
   constexpr int kWidth = kBytes / sizeof(Wide<T>);
   const Factor<Wide<T>> by(factor);
-  const auto nothing = splat(-Wide<T>{0});  // added to -0 too it changes nothing
+  const auto nothing = splat(-Wide<T>{0});  // adding it changes nothing, not even -0
   alignas(64) Wide<T> x_buffer[kBlock], y_buffer[kBlock];
   for (std::int64_t at = 0; at < count; at += kBlock) {
     const auto n = static_cast<int>(std::min<std::int64_t>(kBlock, count - at));
@@ -211,7 +215,7 @@ void scaled(std::int64_t count, const T* x, double factor, T* y) {
   }
 }
 
-// ---------------------------------------------------------------- kernels: the same by an element type
+// ---------------------------------------------------------------- kernels for an element type known at run time
 
 inline void noise(Type type, const Noise& n, std::int64_t first, std::int64_t count, void* eps) {
   with_type(type, [&](auto t) { noise(n, first, count, out(t, eps)); });
@@ -243,7 +247,7 @@ inline void scaled(Type type, std::int64_t count, const void* x, double factor, 
 
 namespace nmer_fast {
 
-// What all samples' noise has in common, and each one's own.
+// The part of `Noise` that all samples share, and the samples' ids.
 struct Source {
   Noise base;
   PerSample<Index> ids{0};
@@ -266,7 +270,7 @@ void noise(const auto& parallel, const auto& k, const Samples& s, const Source& 
   });
 }
 
-// eps may be null.
+// Eq. 3 with generated noise. eps may be null.
 void add_noise(const auto& parallel, const auto& k, const Samples& s, const Source& source, Index stream,
                const Selection& selection, const PerSample<double>& alpha_bar, const void* x, void* y, void* eps) {
   for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
@@ -282,7 +286,8 @@ void add_noise(const auto& parallel, const auto& k, const Samples& s, const Sour
   });
 }
 
-// stats [M, 4] may be null: count, sums of x, x^2 and eps^2 over what is valid and noisy.
+// Eq. 3 for several modalities. stats [M, 4] may be null: the count and the sums of x, x^2 and eps^2 over the elements
+// that are valid and noisy.
 void add_noise_multimodal(const auto& parallel, const auto& k, const std::vector<Samples>& all, const Source& source,
                           const std::vector<Index>& streams, const Selection& selection,
                           const PerSample<double>& alpha_bars, const std::vector<const void*>& xs,
@@ -308,7 +313,7 @@ void add_noise_multimodal(const auto& parallel, const auto& k, const std::vector
   if (stats == nullptr) return;
   std::fill_n(stats, 4 * all.size(), 0.0);
   Index task = 0;
-  for (const Samples& s : all) {  // in the tasks' order, so to the same bits for any number of threads
+  for (const Samples& s : all) {  // in the order of the tasks, so that the bits do not depend on the threads
     for (const Index end = task + s.batch * s.chunks(); task < end; ++task) {
       stats[0] += partials[task].count;
       for (int j = 0; j < 3; ++j) stats[1 + j] += partials[task].sums[j];
@@ -329,7 +334,7 @@ void mix_noise(const auto& parallel, const auto& k, const Samples& s, const Sele
   });
 }
 
-// The gradient of x, or of the noise.
+// The gradient of x, or of the noise where `wrt_noise`.
 void mix_noise_backward(const auto& parallel, const auto& k, const Samples& s, const Selection& selection,
                         const PerSample<double>& alpha_bar, bool wrt_noise, const void* grad, void* out) {
   for_runs(parallel, {s}, selection, [&](Index, const Run& run) {

@@ -1,4 +1,4 @@
-// Sequences of a padded batch as rows that stand end to end, and back: only valid steps are worked on.
+// Converts a padded batch of sequences to rows that stand end to end, and back, so that kernels see valid steps alone.
 #pragma once
 
 #include <algorithm>
@@ -9,12 +9,12 @@
 
 namespace nmer_fast {
 
-// Where each sample's rows stand: its valid steps, then rows of zeros.
+// Where the rows of each sample stand. They are its valid steps, then rows of zeros.
 struct Sequences {
   const Index* lengths;       // valid steps of each sample
   std::vector<Index> starts;  // first row of each sample, and the number of all rows
 
-  // Each sample gets `more` rows of zeros, and more of them until it has `least` rows.
+  // Each sample has `more` rows of zeros, or as many as give it `least` rows in all, whichever are more.
   Sequences(const Index* valid, Index count, Index more, Index least) : lengths(valid), starts(count + 1) {
     for (Index i = 0; i < count; ++i) starts[i + 1] = starts[i] + std::max(lengths[i] + more, least);
   }
@@ -22,7 +22,7 @@ struct Sequences {
   Index rows() const { return starts.back(); }
 };
 
-// [count, steps] of elements of `step` bytes -> [rows].
+// [count, steps] -> [rows]. A step has `step` bytes.
 void packed_steps(const auto& parallel, const Sequences& sequences, Index steps, Index step, const void* x,
                   void* rows) {
   parallel(0, sequences.count(), 8, [&](Index begin, Index end) {
@@ -35,8 +35,8 @@ void packed_steps(const auto& parallel, const Sequences& sequences, Index steps,
   });
 }
 
-// [rows] of elements of `step` bytes -> [count, steps]: as many of each sample's rows, from its row `first` on, as it
-// has valid steps; zeros beyond.
+// [rows] -> [count, steps]: the valid steps of each sample, read from its row `first` on, then zeros. A step has `step`
+// bytes.
 void unpacked_steps(const auto& parallel, const Sequences& sequences, Index steps, Index step, Index first,
                     const void* rows, void* x) {
   parallel(0, sequences.count(), 8, [&](Index begin, Index end) {

@@ -1,5 +1,6 @@
-// Thin binding of the CPU kernels to torch.ops.nmer_fast, through libtorch's stable ABI. The schemas are defined in
-// Python (nmer_fast/ops), so that the reference serves where this library is missing; arguments are checked there.
+// Binds the ops on whole batches to torch.ops.nmer_fast, through libtorch's stable ABI. It translates tensors to
+// pointers and allocates outputs. The schemas are defined in Python (nmer_fast/ops), so that the reference serves where
+// this library is missing; arguments are checked there.
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -73,14 +74,15 @@ Samples samples_of(const Tensor& t) {
 
 Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11's headers call it so
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // its name in the headers of torch 2.11
 #define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
 #endif
 
 // ---------------------------------------------------------------- results and threads
 
-// An output of this shape. A large one asks for huge pages, else touching it first costs more than the noise. Allocated
-// through the C shim: the stable header's functions look their operator up by name in every call, 1 us each.
+// An uninitialised tensor. A large one asks for huge pages, because the page faults of the first write would cost more
+// than the noise. It is allocated through the C shim, because the stable header's functions look their operator up by
+// name in every call, 1 us each.
 Tensor output(Sizes sizes, ScalarType dtype) {
   constexpr std::uintptr_t kHugePage = 2 << 20;
   std::vector<Index> strides(sizes.size(), 1);
@@ -155,7 +157,7 @@ std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(const std::vector<T
     to.push_back(ys.back().mutable_data_ptr());
   }
   auto keep = per_sample<double>(alpha_bars, 0);
-  if (alpha_bars.dim() == 1) std::swap(keep.row, keep.column);  // [M]: one for all samples of a modality
+  if (alpha_bars.dim() == 1) std::swap(keep.row, keep.column);  // [M]: one value for all samples of a modality
   Tensor stats = output({return_stats ? static_cast<Index>(xs.size()) : 0, 4}, ScalarType::Double);
   nmer_fast::add_noise_multimodal(parallel, kernels(), all, source_of(rng, sample_ids, p, kind_of(kind)), streams,
                                   selection_of(noisy, lengths), keep, from, to,
@@ -217,7 +219,7 @@ Sequences sequences_of(const Tensor& lengths, Index more, Index least) {
 
 Index bytes_of_row(const Tensor& t) { return t.size(t.dim() - 1) * static_cast<Index>(t.element_size()); }
 
-// [B, T, D] -> [rows, D].
+// [B, T, D] -> [rows, D], as nmer_fast::Sequences says.
 Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Index least) {
   const Tensor x = packed(input);
   const Sequences sequences = sequences_of(lengths, more, least);
@@ -226,7 +228,7 @@ Tensor packed_steps(const Tensor& input, const Tensor& lengths, Index more, Inde
   return out;
 }
 
-// [rows, W] -> [B, steps, W], where samples have a row more than steps.
+// [rows, W] -> [B, steps, W], where each sample has one row more than it has steps.
 Tensor unpacked_steps(const Tensor& rows, const Tensor& lengths, Index steps, Index first) {
   Tensor out = output({lengths.size(0), steps, rows.size(1)}, rows.scalar_type());
   nmer_fast::unpacked_steps(parallel, sequences_of(lengths, 1, 0), steps, bytes_of_row(rows), first,
@@ -234,7 +236,7 @@ Tensor unpacked_steps(const Tensor& rows, const Tensor& lengths, Index steps, In
   return out;
 }
 
-// inputs: packed_steps(x, lengths, 1, 0); the states' tensors have `capacity` rows, of which the first are used.
+// `inputs` is packed_steps(x, lengths, 1, 0). The results' tensors have `capacity` rows, of which the first are used.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor& inputs, Index capacity,
                                                                    const Tensor& lengths, const Tensor& weight_ih,
                                                                    const Tensor& weight_hh, const Tensor& bias) {
@@ -245,46 +247,61 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_recurrence(const Tensor&
   Tensor hidden = output({capacity, encoders, width}, ScalarType::Float), cell = output(hidden);
   Tensor pooled = output({batch, encoders, width}, ScalarType::Float);
   Tensor argmax = output({batch, encoders, width}, ScalarType::Long);
-  const nmer_fast::Product projection{static_cast<int>(depth),        static_cast<int>(encoders * 4 * width),
-                                      inputs.const_data_ptr<float>(), panels.const_data_ptr<float>(),
-                                      bias.const_data_ptr<float>(),   gates.mutable_data_ptr<float>()};
+  const nmer_fast::Product projection{
+      .depth = static_cast<int>(depth),
+      .columns = static_cast<int>(encoders * 4 * width),
+      .a = inputs.const_data_ptr<float>(),
+      .panels = panels.const_data_ptr<float>(),
+      .bias = bias.const_data_ptr<float>(),
+      .out = gates.mutable_data_ptr<float>(),
+  };
   const nmer_fast::Lstm lstm{
-      static_cast<int>(encoders),       static_cast<int>(width),           sequences.lengths,
-      sequences.starts.data(),          weight_hh.const_data_ptr<float>(), gates.mutable_data_ptr<float>(),
-      hidden.mutable_data_ptr<float>(), cell.mutable_data_ptr<float>(),    pooled.mutable_data_ptr<float>(),
-      argmax.mutable_data_ptr<Index>()};
+      .encoders = static_cast<int>(encoders),
+      .width = static_cast<int>(width),
+      .lengths = sequences.lengths,
+      .starts = sequences.starts.data(),
+      .weight_hh = weight_hh.const_data_ptr<float>(),
+      .gates = gates.mutable_data_ptr<float>(),
+      .hidden = hidden.mutable_data_ptr<float>(),
+      .cell = cell.mutable_data_ptr<float>(),
+      .pooled = pooled.mutable_data_ptr<float>(),
+      .argmax = argmax.mutable_data_ptr<Index>(),
+  };
   nmer_fast::lstm_recurrence(parallel, kernels(), sequences, projection, weight_ih.const_data_ptr<float>(),
                              panels.mutable_data_ptr<float>(), lstm);
   return {pooled, argmax, hidden, cell, gates};
 }
 
-// [rows, E, 4H]: gradients of the gates before their activations. grad: of the maxima, or with an empty argmax of all
-// states, as packed_steps makes it.
+// The gradients of the gates before their activations, [rows, E, 4H]. `grad` is the gradient of the maxima, or, with an
+// empty argmax, that of all states as packed_steps packs it.
 Tensor lstm_recurrence_backward(const Tensor& grad_input, const Tensor& lengths, const Tensor& weight_hh,
                                 const Tensor& argmax, const Tensor& cell, const Tensor& gates) {
   const Tensor grad = packed(grad_input);
   const Sequences sequences = sequences_of(lengths, 1, 0);
   const Index encoders = weight_hh.size(0), width = weight_hh.size(2);
   Tensor d_gates = output({sequences.rows(), encoders, 4 * width}, ScalarType::Float);
-  const nmer_fast::LstmBackward lstm{static_cast<int>(encoders),
-                                     static_cast<int>(width),
-                                     sequences.lengths,
-                                     sequences.starts.data(),
-                                     weight_hh.const_data_ptr<float>(),
-                                     gates.const_data_ptr<float>(),
-                                     cell.const_data_ptr<float>(),
-                                     grad.const_data_ptr<float>(),
-                                     argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr,
-                                     d_gates.mutable_data_ptr<float>()};
+  const nmer_fast::LstmBackward lstm{
+      .encoders = static_cast<int>(encoders),
+      .width = static_cast<int>(width),
+      .lengths = sequences.lengths,
+      .starts = sequences.starts.data(),
+      .weight_hh = weight_hh.const_data_ptr<float>(),
+      .gates = gates.const_data_ptr<float>(),
+      .cell = cell.const_data_ptr<float>(),
+      .grad = grad.const_data_ptr<float>(),
+      .argmax = argmax.numel() > 0 ? argmax.const_data_ptr<Index>() : nullptr,
+      .d_gates = d_gates.mutable_data_ptr<float>(),
+  };
   nmer_fast::lstm_recurrence_backward(parallel, kernels(), sequences, lstm);
   return d_gates;
 }
 
-// inputs: packed_steps(x, lengths, 0, longest kernel); taps of each kernel [E, F, size, D]; biases [kernels, E, F].
+// `inputs` is packed_steps(x, lengths, 0, longest kernel); each kernel's taps are [E, F, size, D]; biases is [kernels,
+// E, F].
 std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengths, const std::vector<Tensor>& taps,
                                        const Tensor& biases) {
-  const Index batch = lengths.size(0), kernel_count = biases.size(0), encoders = biases.size(1),
-              filters = biases.size(2);
+  const Index batch = lengths.size(0), kernel_count = biases.size(0);
+  const Index encoders = biases.size(1), filters = biases.size(2);
   std::vector<Tensor> weights;
   std::vector<const float*> from;
   std::vector<int> sizes;
@@ -298,23 +315,25 @@ std::tuple<Tensor, Tensor> windows_max(const Tensor& inputs, const Tensor& lengt
   Tensor panels = output({all_taps, encoders * filters, inputs.size(1)}, ScalarType::Float);
   Tensor pooled = output({batch, encoders, kernel_count * filters}, ScalarType::Float);
   Tensor argmax = output({batch, encoders, kernel_count * filters}, ScalarType::Long);
-  const nmer_fast::Convolution convolution{static_cast<int>(kernel_count),
-                                           static_cast<int>(encoders),
-                                           static_cast<int>(filters),
-                                           static_cast<int>(inputs.size(1)),
-                                           sizes.data(),
-                                           sequences.lengths,
-                                           sequences.starts.data(),
-                                           inputs.const_data_ptr<float>(),
-                                           panels.const_data_ptr<float>(),
-                                           biases.const_data_ptr<float>(),
-                                           pooled.mutable_data_ptr<float>(),
-                                           argmax.mutable_data_ptr<Index>()};
+  const nmer_fast::Convolution convolution{
+      .kernels = static_cast<int>(kernel_count),
+      .encoders = static_cast<int>(encoders),
+      .filters = static_cast<int>(filters),
+      .dims = static_cast<int>(inputs.size(1)),
+      .sizes = sizes.data(),
+      .lengths = sequences.lengths,
+      .starts = sequences.starts.data(),
+      .inputs = inputs.const_data_ptr<float>(),
+      .panels = panels.const_data_ptr<float>(),
+      .biases = biases.const_data_ptr<float>(),
+      .pooled = pooled.mutable_data_ptr<float>(),
+      .argmax = argmax.mutable_data_ptr<Index>(),
+  };
   nmer_fast::windows_max(parallel, kernels(), sequences, from, panels.mutable_data_ptr<float>(), convolution);
   return {pooled, argmax};
 }
 
-// Gradients [E, F, size, D] of the weights of each kernel, from those of pooled, which are 0 where ReLU cut.
+// The gradients of each kernel's weights, [E, F, size, D]. `grad` is the gradient of pooled, 0 where ReLU was 0.
 std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths, const std::vector<Index>& sizes,
                                     const Tensor& grad, const Tensor& argmax) {
   const Index kernel_count = static_cast<Index>(sizes.size()), encoders = grad.size(1), dims = inputs.size(1);
@@ -326,16 +345,18 @@ std::vector<Tensor> winning_windows(const Tensor& inputs, const Tensor& lengths,
     out.push_back(output({encoders, filters, size, dims}, ScalarType::Float));
     to.push_back(out.back().mutable_data_ptr<float>());
   }
-  const nmer_fast::ConvolutionBackward convolution{static_cast<int>(kernel_count),
-                                                   static_cast<int>(encoders * filters),
-                                                   static_cast<int>(lengths.size(0)),
-                                                   static_cast<int>(dims),
-                                                   inputs.size(0),
-                                                   kernel_sizes.data(),
-                                                   inputs.const_data_ptr<float>(),
-                                                   nullptr,
-                                                   nullptr,
-                                                   to.data()};
+  const nmer_fast::ConvolutionBackward convolution{
+      .kernels = static_cast<int>(kernel_count),
+      .columns = static_cast<int>(encoders * filters),
+      .samples = static_cast<int>(lengths.size(0)),
+      .dims = static_cast<int>(dims),
+      .rows = inputs.size(0),
+      .sizes = kernel_sizes.data(),
+      .inputs = inputs.const_data_ptr<float>(),
+      .wins = nullptr,  // winning_windows sets both
+      .grads = nullptr,
+      .grad_weights = to.data(),
+  };
   nmer_fast::winning_windows(
       parallel, kernels(), sequences_of(lengths, 0, *std::max_element(sizes.begin(), sizes.end())),
       static_cast<int>(filters), grad.const_data_ptr<float>(), argmax.const_data_ptr<Index>(), convolution);
@@ -379,7 +400,7 @@ STABLE_TORCH_LIBRARY_IMPL(nmer_fast, CPU, m) {
   m.impl("gather_padded", TORCH_BOX(&gather_padded));
 }
 
-// For tests and `python -m nmer_fast.ops`, through ctypes: torch needs neither.
+// For tests and `python -m nmer_fast.ops`, which call these through ctypes.
 extern "C" {
 int nmer_fast_isa_count() { return static_cast<int>(nmer_fast::all_kernels().size()); }
 const char* nmer_fast_isa_name(int i) { return nmer_fast::all_kernels()[i]->isa; }

@@ -1,5 +1,6 @@
-// The kernels of every instruction set that this machine runs, on buffers of exactly their size (so that a sanitizer
-// sees one element too many), against the float64 definition. `ctest`; `make sanitize` runs it under sanitizers.
+// Compares the kernels of every instruction set that this machine runs with the float64 definition. Buffers have
+// exactly the size that is needed, so that a sanitizer sees an access beyond them. `make sanitize` runs this test under
+// sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -66,8 +67,8 @@ void known_answers() {
         "philox of pi", "all", 1);
 }
 
-// Each kind in float32 against float64, from the start of a sample and from its far end; the same in bf16 and fp16
-// sizes.
+// Compares each kind in float32 with float64, at the start of a sample and at its far end, and runs the kernels of 16
+// bits.
 void noise_and_mixing(const Kernels& k, std::int64_t count) {
   for (const auto& [name, kind] : kKinds) {
     const Noise noise = noise_of(kind);
@@ -116,15 +117,15 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
-// Numbers from -1 to 1 that look like chance.
+// Numbers from -1 to 1 that look random.
 float chance(std::uint64_t at) {
   return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1;
 }
 
 double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
 
-// Two encoders over samples of every length, one group, against the recurrence in double; the gradients of the gates
-// against differences of the pooled sum.
+// Compares two encoders over one group of samples of every length with the recurrence in double, and the gradients of
+// the gates with finite differences of the pooled sum.
 void lstm(const Kernels& k, int width) {
   constexpr int kEncoders = 2, kSamples = 7;
   const std::int64_t lengths[kSamples] = {3, 0, 5, 1, 2, 5, 4};
@@ -146,7 +147,7 @@ void lstm(const Kernels& k, int width) {
   const LstmBackward backward{kEncoders,   width,      lengths,    starts,       weight.get(),
                               gates.get(), cell.get(), grad.get(), argmax.get(), d_gates.get()};
   for (int e = 0; e < kEncoders; ++e) k.lstm_backward(backward, e, order, kSamples);
-  // The same gradients, given as those of the states.
+  // The gradients of the states instead of those of the maxima give the same result.
   auto of_states = buffer<float>(rows * row), d_same = buffer<float>(rows * 4 * row, NAN);
   for (int b = 0; b < kSamples; ++b)
     for (std::int64_t u = 0; u < row && lengths[b] > 0; ++u) of_states[(starts[b] + argmax[b * row + u]) * row + u] = 1;
@@ -156,7 +157,7 @@ void lstm(const Kernels& k, int width) {
   for (std::int64_t i = 0; i < rows * 4 * row; ++i) check(d_same[i] == d_gates[i], "gradients of states", k.isa, i);
   for (int e = 0; e < kEncoders; ++e) {
     for (int b = 0; b < kSamples; ++b) {
-      // The sum over units of the maximum, with one input of a gate moved by `by`.
+      // The sum of the maxima over all units, where `by` is added to the gates' input number `moved`.
       const auto run = [&](std::int64_t moved, double by, bool compare) {
         std::vector<double> h(width), c(width), best(width, -INFINITY);
         for (int t = 0; t < lengths[b]; ++t) {
@@ -193,7 +194,7 @@ void lstm(const Kernels& k, int width) {
   }
 }
 
-// Every panel and part of the rows, against sums in double.
+// Compares every panel, over parts of the rows, with sums in double.
 void product(const Kernels& k, int columns, int depth) {
   constexpr int kRows = 15;
   const auto a = buffer<float>(kRows * depth), weight = buffer<float>(columns * depth), bias = buffer<float>(columns);
@@ -215,7 +216,7 @@ void product(const Kernels& k, int columns, int depth) {
     }
 }
 
-// Two encoders' kernels of 2 and 5 steps over short and long samples, against sums in double.
+// Compares two encoders' kernels of 2 and 5 steps, over short and long samples, with sums in double.
 void convolution(const Kernels& k, int dims, int filters) {
   constexpr int kSizes[] = {2, 5}, kEncoders = 2, kSamples = 4;
   const int columns = kEncoders * filters, panel = k.panel_of(columns);
@@ -289,8 +290,7 @@ int transform_failures([[maybe_unused]] const char* isa) {
   return baseline::transform_failures();
 }
 
-// Sequences of 0 to 4 steps and one of several tasks, out of exactly their memory into exactly the batch's; plain and
-// standardised, padded and cut.
+// Gathers sequences of 0 to 4 steps and one that takes several tasks, plain and standardised, padded and cut.
 void gather(Index dim) {
   const std::vector<Index> all = {0, 3, 1, 2 * kChunk / dim + 1, 4, 0};
   std::vector<Index> edges = {0};
@@ -319,7 +319,7 @@ void gather(Index dim) {
   }
 }
 
-// What is thrown for a row, and for edges, out of range.
+// The message of the error for this row and these edges; empty where there is none.
 std::string refusal(Index row, const std::vector<Index>& edges) {
   try {
     Chosen(&row, 1, edges.data(), static_cast<Index>(edges.size()) - 1, 9);
@@ -340,7 +340,7 @@ void refused_rows() {
           "edges out of range", "all", 1);
 }
 
-// Every kind by its name, and no other name.
+// Every kind is found by its name, and no other name is found.
 void kinds() {
   for (const auto& [name, kind] : kKinds) check(kind_named(name) == kind, "a kind by its name", "all", 1);
   for (const char* name : {"cauchy", "", "Gaussian", "laplace "})
@@ -349,7 +349,7 @@ void kinds() {
         "the message of an unknown kind", "all", 1);
 }
 
-// Packed and unpacked again: valid steps come back, all else is zero.
+// Steps that are packed and unpacked again are the valid ones; all other elements are zero.
 void packing(Index more, Index least) {
   constexpr Index kSteps = 7, kWidth = 3, kSamples = 19;
   std::vector<Index> lengths;
@@ -392,8 +392,8 @@ void grouping() {
   check(holds, "groups", "all", kSamples);
 }
 
-// A batch's ops on some sequences that lie end to end: the LSTM's states and gates, the convolutions' maxima, and their
-// gradients.
+// The results of the LSTM's and the convolution's ops on whole batches. The convolution's gradient is that of the first
+// sample alone.
 struct BatchResult {
   std::vector<float> pooled, hidden, d_gates, maxima, grad_taps;
 };
@@ -428,7 +428,7 @@ BatchResult on_a_batch(const Kernels& k, const std::vector<Index>& lengths, cons
               Convolution{1, 1, kWidth, kDims, &kKernel, lengths.data(), windows.starts.data(), rows.data(),
                           tap_panels.data(), bias.data(), out.maxima.data(), argmax.data()});
   std::vector<float> grad(out.maxima.size());
-  std::fill_n(grad.begin(), kWidth, 1.0f);  // of the first sample alone
+  std::fill_n(grad.begin(), kWidth, 1.0f);
   float* const to = out.grad_taps.data();
   winning_windows(serial, k, windows, kWidth, grad.data(), argmax.data(),
                   ConvolutionBackward{1, kWidth, static_cast<int>(count), kDims, windows.rows(), &kKernel, rows.data(),
@@ -436,7 +436,7 @@ BatchResult on_a_batch(const Kernels& k, const std::vector<Index>& lengths, cons
   return out;
 }
 
-// A sample's results in a batch of several groups are, to the bit, those of the sample alone.
+// The first sample's results in a batch of several groups are, to the bit, those of the sample alone.
 void batches(const Kernels& k) {
   constexpr Index kSamples = 2 * kGroup + 6, kSteps = 9, kDims = 5;
   std::vector<Index> lengths = {kSteps};

@@ -1,5 +1,5 @@
-// From words to values, of one instruction set (compiled once for each), on words that noise meets once in a billion:
-// the far tail, the centre, and the corners of the angle.
+// Tests the transforms from words to values on words that noise meets once in a billion: the far tail, the centre, and
+// the corners of the angle. The file is compiled once for each instruction set.
 #include <cmath>
 #include <cstdio>
 #include <numbers>
@@ -21,7 +21,7 @@ double unit_of(std::uint32_t w, int bits) {
   return product + scale / 2;
 }
 
-// Whether all values of all lanes are the expected four.
+// Whether all lanes have the four expected values.
 template <class Transform>
 bool gives(const Transform& transform, const std::uint32_t (&w)[4], const double (&expected)[4]) {
   const U64 words[4] = {splat(std::uint64_t{w[0]}), splat(std::uint64_t{w[1]}), splat(std::uint64_t{w[2]}),
