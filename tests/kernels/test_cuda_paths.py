@@ -1,4 +1,4 @@
-"""What can be known of CUDA without a GPU: that the Triton kernels are what would serve, and shapes on fake CUDA tensors."""
+"""What tests can check of CUDA without a GPU: the Triton kernels are registered, and shapes are right on fake CUDA tensors."""
 
 import subprocess
 import sys
