@@ -1,25 +1,25 @@
-// The ops on whole batches: which samples and steps count, cut into tasks for the threads. No torch here; a binding brings
-// its own `parallel(begin, end, grain, body(begin, end))`. Results do not depend on how it divides the work.
+// Shared parts of the ops on whole batches: which samples and steps are valid, and how they are cut into tasks for
+// threads.
+//
+// An op on a whole batch takes `parallel(begin, end, grain, body(begin, end))` and the table of kernels from its
+// caller. Its result does not depend on how `parallel` divides the work.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <cstdint>
 #include <cstring>
-#include <functional>
-#include <numeric>
-#include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "dtypes.h"
 
 namespace nmer_fast {
 
 using Index = std::int64_t;
 
-inline constexpr Index kChunk = 16384;  // elements of a task at most: a multiple of 4, and some tens of microseconds
-inline constexpr Index kGrain = 16384;  // elements that are worth another thread
+inline constexpr Index kChunk = 16384;  // a task's elements at most, a multiple of 4: some tens of microseconds
+inline constexpr Index kGrain = 16384;  // elements that make another thread worth its cost
 
-// Values by sample, and by modality where there are several; or one for all.
+// One value for each sample (and each modality, where there are several), or one value for all of them.
 template <class T>
 struct PerSample {
   T otherwise;
@@ -31,27 +31,13 @@ struct PerSample {
   }
 };
 
-// What all samples' noise has in common, and each one's own.
-struct Source {
-  Noise base;
-  PerSample<Index> ids{0};
-  Source(std::uint64_t seed, std::uint32_t draw, Kind kind, double p, PerSample<Index> sample_ids)
-      : base{seed, draw, 0, 0, kind, static_cast<std::uint32_t>(std::ceil(p * 0x1p31))}, ids(sample_ids) {}
-  Noise of(Index sample, Index stream) const {
-    Noise noise = base;
-    noise.stream = static_cast<std::uint32_t>(stream);
-    noise.sample = static_cast<std::uint64_t>(ids ? ids(sample) : sample);
-    return noise;
-  }
-};
-
-// Which elements of a sample count and whether they are noisy.
+// Which samples get noise, and how many of their steps are valid.
 struct Selection {
   PerSample<bool> noisy{true};
   PerSample<Index> lengths{0};
 };
 
-// One array [B, ...], contiguous, that is worked on sample by sample.
+// The shape of a contiguous array [B, ...], which is worked on sample by sample.
 struct Samples {
   Type type;
   Index bytes, batch, steps = 1, row = 1, step_size;
@@ -67,7 +53,7 @@ struct Samples {
   }
 };
 
-// A run of a sample's elements: those below `valid` count, the rest is zero.
+// Consecutive elements of one sample. The first `valid` of them are computed; the others become zero.
 struct Run {
   Index modality, sample, first, valid, count, bytes, offset;  // offset in bytes, from the array's start
   const char* in(const void* data) const { return static_cast<const char*>(data) + offset; }
@@ -76,10 +62,9 @@ struct Run {
   void zero(void* y, Index from) const { std::memset(in(y) + from * bytes, 0, (count - from) * bytes); }
 };
 
-// Calls body(task, run) for every chunk of every sample of every array, in parallel; a task's number does not depend on the
-// threads.
-template <class Parallel, class Body>
-void for_runs(const Parallel& parallel, const std::vector<Samples>& all, const Selection& selection, const Body& body) {
+// Calls body(task, run) for every chunk of every sample of every array, in parallel. The tasks' numbers do not depend
+// on the threads.
+void for_runs(const auto& parallel, const std::vector<Samples>& all, const Selection& selection, const auto& body) {
   std::vector<Index> ends;
   Index tasks = 0, elements = 0;
   for (const Samples& s : all) {
@@ -98,132 +83,6 @@ void for_runs(const Parallel& parallel, const std::vector<Samples>& all, const S
       const Index valid = std::clamp<Index>(s.valid(selection, sample, m) - first, 0, count);
       body(task, Run{m, sample, first, valid, count, s.bytes, (sample * s.row + first) * s.bytes});
     }
-  });
-}
-
-template <class Parallel>
-void noise(const Parallel& parallel, const Samples& s, const Source& source, Index stream, const Selection& selection,
-           void* eps) {
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    const Index valid = selection.noisy(run.sample) ? run.valid : 0;
-    if (valid > 0) k.noise(s.type, source.of(run.sample, stream), run.first, valid, run.in(eps));
-    run.zero(eps, valid);
-  });
-}
-
-// eps may be null.
-template <class Parallel>
-void add_noise(const Parallel& parallel, const Samples& s, const Source& source, Index stream,
-               const Selection& selection, const PerSample<double>& alpha_bar, const void* x, void* y, void* eps) {
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    const Index noisy = selection.noisy(run.sample) ? run.valid : 0;
-    if (noisy > 0) {
-      k.add_noise(s.type, source.of(run.sample, stream), run.first, noisy, run.in(x), alpha_bar(run.sample), run.in(y),
-                  eps == nullptr ? nullptr : run.in(eps), nullptr);
-    } else {
-      run.copy(x, y);
-    }
-    run.zero(y, run.valid);
-    if (eps != nullptr) run.zero(eps, noisy);
-  });
-}
-
-// stats [M, 4] may be null: count, sums of x, x^2 and eps^2 over what is valid and noisy.
-template <class Parallel>
-void add_noise_multimodal(const Parallel& parallel, const std::vector<Samples>& all, const Source& source,
-                          const std::vector<Index>& streams, const Selection& selection,
-                          const PerSample<double>& alpha_bars, const std::vector<const void*>& xs,
-                          const std::vector<void*>& ys, double* stats) {
-  struct Partial {
-    double count = 0, sums[3] = {};
-  };
-  Index tasks = 0;
-  for (const Samples& s : all) tasks += s.batch * s.chunks();
-  std::vector<Partial> partials(stats != nullptr ? tasks : 0);
-  const Kernels& k = kernels();
-  for_runs(parallel, all, selection, [&](Index task, const Run& run) {
-    const Index m = run.modality;
-    if (run.valid > 0 && selection.noisy(run.sample, m)) {
-      Partial* partial = stats != nullptr ? &partials[task] : nullptr;
-      if (partial != nullptr) partial->count = static_cast<double>(run.valid);
-      k.add_noise(all[m].type, source.of(run.sample, streams[m]), run.first, run.valid, run.in(xs[m]),
-                  alpha_bars(run.sample, m), run.in(ys[m]), nullptr, partial != nullptr ? partial->sums : nullptr);
-    } else {
-      run.copy(xs[m], ys[m]);
-    }
-    run.zero(ys[m], run.valid);
-  });
-  if (stats == nullptr) return;
-  std::fill_n(stats, 4 * all.size(), 0.0);
-  Index task = 0;
-  for (const Samples& s : all) {  // in the tasks' order, so to the same bits for any number of threads
-    for (const Index end = task + s.batch * s.chunks(); task < end; ++task) {
-      stats[0] += partials[task].count;
-      for (int j = 0; j < 3; ++j) stats[1 + j] += partials[task].sums[j];
-    }
-    stats += 4;
-  }
-}
-
-template <class Parallel>
-void mix_noise(const Parallel& parallel, const Samples& s, const Selection& selection,
-               const PerSample<double>& alpha_bar, const void* x, const void* eps, void* y) {
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    if (selection.noisy(run.sample)) {
-      k.mix_noise(s.type, run.valid, run.in(x), run.in(eps), alpha_bar(run.sample), run.in(y));
-    } else {
-      run.copy(x, y);
-    }
-    run.zero(y, run.valid);
-  });
-}
-
-// The gradient of x, or of the noise.
-template <class Parallel>
-void mix_noise_backward(const Parallel& parallel, const Samples& s, const Selection& selection,
-                        const PerSample<double>& alpha_bar, bool wrt_noise, const void* grad, void* out) {
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    const double kept = alpha_bar(run.sample);
-    if (selection.noisy(run.sample)) {
-      k.scaled(s.type, run.valid, run.in(grad), std::sqrt(wrt_noise ? 1 - kept : kept), run.in(out));
-    } else if (!wrt_noise) {
-      run.copy(grad, out);
-    }
-    run.zero(out, wrt_noise && !selection.noisy(run.sample) ? 0 : run.valid);
-  });
-}
-
-// kl [B] is double for float64, else float.
-template <class Parallel>
-void reparameterize_kl(const Parallel& parallel, const Samples& s, const Source& source, Index stream, const void* mu,
-                       const void* logvar, void* z, void* kl) {
-  std::vector<double> partials(s.batch * s.chunks());
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, {}, [&](Index task, const Run& run) {
-    k.reparameterize_kl(s.type, source.of(run.sample, stream), run.first, run.count, run.in(mu), run.in(logvar),
-                        run.in(z), &partials[task]);
-  });
-  for (Index b = 0; b < s.batch; ++b) {
-    const auto begin = partials.begin() + b * s.chunks();
-    const double sum = std::accumulate(begin, begin + s.chunks(), 0.0);
-    if (s.type == Type::float64) static_cast<double*>(kl)[b] = sum;
-    else static_cast<float*>(kl)[b] = static_cast<float>(sum);
-  }
-}
-
-template <class Parallel, class GradKL>
-void reparameterize_kl_backward(const Parallel& parallel, const Samples& s, const Source& source, Index stream,
-                                const void* grad_z, const PerSample<GradKL>& grad_kl, const void* mu,
-                                const void* logvar, void* grad_mu, void* grad_logvar) {
-  const Kernels& k = kernels();
-  for_runs(parallel, {s}, {}, [&](Index, const Run& run) {
-    k.reparameterize_kl_backward(s.type, source.of(run.sample, stream), run.first, run.count, run.in(grad_z),
-                                 grad_kl(run.sample), run.in(mu), run.in(logvar), run.in(grad_mu),
-                                 run.in(grad_logvar));
   });
 }
 

@@ -1,4 +1,4 @@
-// Which tables this machine can run.
+// Finds the tables that this machine can run, and holds the one in use.
 #include <cstring>
 
 #include "kernels.h"

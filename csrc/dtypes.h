@@ -1,5 +1,13 @@
-// The element types, and how they become what is computed in (float32, or float64 for float64) and back.
+// The element types, and their conversion to and from the type that is computed in: float64 for float64, else float32.
 #pragma once
+
+namespace nmer_fast {
+
+enum class Type { float32, bfloat16, float16, float64 };
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
 
 #include <bit>
 #include <cstdint>
@@ -26,7 +34,7 @@ inline void widen(const BFloat16* from, float* to) {
   for (int i = 0; i < kStep; ++i) to[i] = std::bit_cast<float>(std::uint32_t{from[i].bits} << 16);
 }
 
-// To nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even. NaN stays NaN.
 inline void narrow(const float* from, BFloat16* to) {
   for (int i = 0; i < kStep; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(from[i]);
@@ -56,7 +64,8 @@ inline void narrow(const float* from, Half* to) {
   }
 }
 #else
-// The exponent moves by a multiplication with 2^112, which normalises subnormals too; infinity and NaN are put right.
+// A multiplication by 2^112 moves the exponent and also normalises subnormals. Infinity and NaN are corrected
+// afterwards.
 inline void widen(const Half* from, float* to) {
   for (int i = 0; i < kStep; ++i) {
     const std::uint32_t shifted = std::uint32_t{from[i].bits & 0x7FFFu} << 13;
@@ -65,7 +74,7 @@ inline void widen(const Half* from, float* to) {
     to[i] = std::bit_cast<float>(special | std::uint32_t{from[i].bits & 0x8000u} << 16);
   }
 }
-// To nearest, ties to even. Adding 2^(e + 13), for e of the result's last place, rounds in the float adder.
+// Rounds to nearest, ties to even. For a subnormal result the float adder rounds: 0.5 has the ulp of Half's smallest.
 inline void narrow(const float* from, Half* to) {
   for (int i = 0; i < kStep; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(from[i]);
@@ -83,7 +92,8 @@ inline void narrow(const float* from, Half* to) {
 
 // ---------------------------------------------------------------- a block of elements, in whole steps
 
-// n elements as they are computed with, then zeros to the end of the step: `from` itself if it is that, else `buffer`.
+// n elements in the type that is computed in, then zeros to the end of the step. The result is `from` itself where it
+// already is that, else `buffer`.
 template <class T>
 const Wide<T>* widened(const T* from, int n, Wide<T>* buffer) {
   const int whole = n / kStep * kStep;
@@ -102,7 +112,8 @@ const Wide<T>* widened(const T* from, int n, Wide<T>* buffer) {
   return buffer;
 }
 
-// Where n results are put, in whole steps: in `to` itself if they fit, else in `buffer`; then `narrowed` takes them over.
+// Where to store n results in whole steps: `to` itself if they fit there, else `buffer`, from which `narrowed` then
+// converts them.
 template <class T>
 Wide<T>* place(T* to, int n, Wide<T>* buffer) {
   if constexpr (std::is_same_v<T, Wide<T>>) {
@@ -124,4 +135,28 @@ void narrowed(const Wide<T>* from, int n, T* to) {
   }
 }
 
+// ---------------------------------------------------------------- from an element type to its functions
+
+// Calls f with a value of the element type.
+template <class F>
+void with_type(Type type, F f) {
+  switch (type) {
+    case Type::float32: return f(float{});
+    case Type::bfloat16: return f(BFloat16{});
+    case Type::float16: return f(Half{});
+    case Type::float64: return f(double{});
+  }
+}
+
+template <class T>
+const T* in(T, const void* p) {
+  return static_cast<const T*>(p);
+}
+template <class T>
+T* out(T, void* p) {
+  return static_cast<T*>(p);
+}
+
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#endif  // NMER_FAST_ISA

@@ -1,15 +1,18 @@
-// Samples of one flat array, end to end, into a padded batch; standardised on the way where asked to. No torch here.
+// Gathers samples that stand end to end in one flat array into a padded batch, and standardises them if asked to.
 #pragma once
+
+#include <stdexcept>
+#include <string>
 
 #include "batch.h"
 
 namespace nmer_fast {
 
-// (x - mean) / std by column, within +-clip; to the bits that the same operations one after the other give.
+// (x - mean) / std for each column, limited to +-clip. The bits are those of the same operations one after the other.
 struct Standard {
   const float *mean, *std;
   float clip;
-  // `count` elements from element `first` of a sample whose rows have `dim`.
+  // Standardises `count` elements, from element `first` on, of a sample whose rows have `dim` elements.
   void apply(const float* x, Index first, Index dim, Index count, float* __restrict y) const {
     for (Index done = 0, column = first % dim; done < count; column = 0) {
       const Index n = std::min(dim - column, count - done);
@@ -25,15 +28,38 @@ struct Standard {
   }
 };
 
-// out [batch, steps, dim] of elements of s.bytes: sample b's first steps are those of values [total, dim] from starts[b] on,
-// lengths[b] of them at most; zero behind them. `standard`, of float32, may be null.
-template <class Parallel>
-void gather_padded(const Parallel& parallel, const Samples& s, const void* values, const std::vector<Index>& starts,
-                   const std::vector<Index>& lengths, const Standard* standard, void* out) {
+// The chosen samples of a batch: the first step of each one in the flat array, and its number of steps.
+struct Chosen {
+  std::vector<Index> starts, lengths;
+
+  // `rows` [batch] are samples, and sample i is the steps offsets[i] to offsets[i + 1] - 1 of `total`. Python does not
+  // check the values of these arrays, and they are used as addresses, so a value out of range is an error here.
+  Chosen(const Index* rows, Index batch, const Index* offsets, Index samples, Index total) {
+    const auto text = [](Index number) { return std::to_string(number); };
+    for (Index b = 0; b < batch; ++b) {
+      const Index row = rows[b];
+      if (row < 0 || row >= samples) {
+        throw std::runtime_error("rows: expected 0 to " + text(samples - 1) + ", got " + text(row));
+      }
+      const Index first = offsets[row], last = offsets[row + 1];
+      if (first < 0 || first > last || last > total) {
+        throw std::runtime_error("offsets: expected to rise from 0 to " + text(total) + ", got " + text(first) +
+                                 " and " + text(last));
+      }
+      starts.push_back(first);
+      lengths.push_back(last - first);
+    }
+  }
+};
+
+// out [batch, steps, dim]: the first steps of each chosen sample of values [total, dim], then zeros. Elements have
+// s.bytes bytes. `standard` may be null; else the elements are float32.
+void gather_padded(const auto& parallel, const Samples& s, const void* values, const Chosen& chosen,
+                   const Standard* standard, void* out) {
   Selection selection;
-  selection.lengths = {0, lengths.data(), 1};
+  selection.lengths = {0, chosen.lengths.data(), 1};
   for_runs(parallel, {s}, selection, [&](Index, const Run& run) {
-    const Index element = starts[run.sample] * s.step_size + run.first;
+    const Index element = chosen.starts[run.sample] * s.step_size + run.first;
     const char* from = static_cast<const char*>(values) + element * s.bytes;
     if (standard != nullptr) {
       standard->apply(reinterpret_cast<const float*>(from), run.first, s.step_size, run.valid,

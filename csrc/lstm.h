@@ -1,48 +1,85 @@
-// The recurrence of a one-layer LSTM, forward and back, over sequences of their own lengths, with its max over time.
+// The recurrence of a one-layer LSTM with its maximum over time, and the gradient of the gates, over sequences of
+// different lengths.
 //
-// Sequences stand end to end, each with one row more than it has steps: `gates` row s + t belongs to step t, `hidden` and
-// `cell` row s + t + 1, so that row s is the state before the first step (zero) and gates row s + length is unused.
-// Samples are taken in groups, longest first; those that are over drop out. The widths are multiples of 16.
+// Sequences stand end to end, and each has one row more than it has steps. For a sequence that begins at row s, step t
+// uses row s + t of `gates` and row s + t + 1 of `hidden` and `cell`. Row s of the states is the zero state before the
+// first step, and row s + length of the gates is unused. A kernel takes a group of samples, the longest first, and
+// drops each sample after its last step. The width is a multiple of 16.
 #pragma once
+
+#include <cstdint>
+
+#include "product.h"
+
+namespace nmer_fast {
+
+inline constexpr int kGroup = 32;  // the largest group of samples
+
+// Several encoders read the same input; their results stand beside each other.
+struct Lstm {
+  int encoders, width;
+  const std::int64_t* lengths;  // valid steps of each sample
+  const std::int64_t* starts;   // first row of each sample
+  const float* weight_hh;       // [encoders, 4 width, width], gates in the order i, f, g, o
+  float* gates;                 // [rows, encoders, 4 width]: first the input's products, afterwards the gates
+  float* hidden;                // [rows, encoders, width]
+  float* cell;
+  float* pooled;  // [samples, encoders, width]
+  std::int64_t* argmax;
+};
+
+struct LstmBackward {
+  int encoders, width;
+  const std::int64_t* lengths;
+  const std::int64_t* starts;
+  const float* weight_hh;
+  const float* gates;
+  const float* cell;
+  const float* grad;           // gradient of pooled; without argmax, of hidden: row s + t for step t
+  const std::int64_t* argmax;  // may be null
+  float* d_gates;              // gradient before the activations; zero in the unused row of each sample
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
 
 #include <cstring>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
-#include "gaussian.h"
-#include "kernels.h"
-#include "product.h"
+#include "distributions.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 
-// e^x, relative error 2^-23, of x from -87 to 87, and what it is there beyond; x = n ln 2 + r, as exp_and_expm1 in vae.h.
+// e^x with relative error 2^-23, for x limited to -87 to 87: x = n ln 2 + r, as in exp_and_expm1 of vae.h.
 inline F32 exponential(F32 x) {
-  static constexpr float P[] = {0.5f,           0x1.555556p-3f, 0x1.55548p-5f,
-                                0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
-  const F32 bounded = where_negative((I32)(x < -87.0f), splat(-87.0f), where_negative((I32)(x > 87.0f), splat(87.0f), x));
+  static constexpr float P[] = {0.5f, 0x1.555556p-3f, 0x1.55548p-5f, 0x1.11107ep-7f, 0x1.6d967p-10f, 0x1.a1b7e4p-13f};
+  const F32 bounded =
+      where_negative((I32)(x < -87.0f), splat(-87.0f), where_negative((I32)(x > 87.0f), splat(87.0f), x));
   const F32 shifted = fma(bounded, splat(0x1.715476p+0f), splat(0x1.8p+23f));
   const F32 n = shifted - 0x1.8p+23f;
   const F32 r = fma(n, splat(-0x1.7f7d1cp-20f), fma(n, splat(-0x1.62e4p-1f), bounded));
   const F32 scale = (F32)((((I32)shifted - 0x4B400000) + 127) << 23);
   return fma(scale, fma(r * r, horner(P, r), r), scale);
 }
-// To 2e-7, absolute.
+// Both functions have absolute errors below 4e-7.
 inline F32 sigmoid(F32 x) { return 1.0f / (1.0f + exponential(-x)); }
 inline F32 hyperbolic_tangent(F32 x) { return fma(splat(2.0f), sigmoid(2.0f * x), splat(-1.0f)); }
 
-// The four gates' columns of each kLanes units side by side: [units / kLanes, depth, 4, kLanes].
+// The weights with the four gates of each kLanes units side by side: [units / kLanes, depth, 4, kLanes].
 inline std::vector<float> gates_together(const float* weight, int width) {
   std::vector<float> out(4l * width * width);
   float* to = out.data();
   for (int unit = 0; unit < width; unit += kLanes)
     for (int k = 0; k < width; ++k)
       for (int gate = 0; gate < 4; ++gate)
-        for (int lane = 0; lane < kLanes; ++lane) *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
+        for (int lane = 0; lane < kLanes; ++lane)
+          *to++ = weight[(gate * width + unit + lane) * static_cast<long>(width) + k];
   return out;
 }
 
-// Where a group's samples stand, at one step.
+// The rows of a group's samples at one step.
 struct Rows {
   float* gates[kGroup];
   float* hidden[kGroup];
@@ -93,7 +130,7 @@ inline void lstm(const Lstm& s, int encoder, const int* samples, int count) {
           store(at.hidden[first + r] + state_row + unit, h);
           float* top = best.data() + (first + r) * static_cast<long>(width) + unit;
           std::int32_t* time = when.data() + (first + r) * static_cast<long>(width) + unit;
-          const I32 stays = (I32)(h <= load(top));  // what is no number goes through to the end
+          const I32 stays = (I32)(h <= load(top));  // NaN propagates
           I32 old;
           std::memcpy(&old, time, kBytes);
           const I32 now = (old & stays) | ((I32{} + t) & ~stays);
@@ -117,7 +154,7 @@ inline void lstm(const Lstm& s, int encoder, const int* samples, int count) {
   }
 }
 
-// d_hidden of the step before: the rows' gradients of the gates times weight_hh [4 width, width].
+// d_hidden of the step before: the gradients of the gates times weight_hh [4 width, width].
 template <int kVectors>
 inline void back_one_step(const float* panels, int width, int active, float* const* d_gates, float* d_hidden) {
   constexpr int kColumns = kVectors * kLanes;
@@ -133,12 +170,13 @@ inline void back_one_step(const float* panels, int width, int active, float* con
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) store(d_hidden + (first + r) * static_cast<long>(width) + column + v * kLanes, acc[r][v]);
+        for (int v = 0; v < kVectors; ++v)
+          store(d_hidden + (first + r) * static_cast<long>(width) + column + v * kLanes, acc[r][v]);
     });
   }
 }
 
-// weight [rows, width] cut into panels of as many columns: [width / columns, rows, columns].
+// weight [rows, width] cut into panels of `columns` columns: [width / columns, rows, columns].
 inline std::vector<float> in_panels(const float* weight, int rows, int width, int columns) {
   std::vector<float> out(static_cast<std::size_t>(rows) * width);
   float* to = out.data();
@@ -173,7 +211,8 @@ inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples
         alignas(64) float won[kLanes];
         for (int lane = 0; s.argmax != nullptr && lane < kLanes; ++lane)
           won[lane] = s.argmax[pooled + u + lane] == t ? s.grad[pooled + u + lane] : 0.0f;
-        const float* into = s.argmax != nullptr ? won : s.grad + row * state_row + encoder * static_cast<long>(width) + u;
+        const float* into =
+            s.argmax != nullptr ? won : s.grad + row * state_row + encoder * static_cast<long>(width) + u;
         float* dh_at = d_hidden.data() + i * static_cast<long>(width) + u;
         float* dc_at = d_cell.data() + i * static_cast<long>(width) + u;
         const F32 in = load(gates[i] + u), f = load(gates[i] + width + u);
@@ -195,3 +234,57 @@ inline void lstm_backward(const LstmBackward& s, int encoder, const int* samples
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#else  // NMER_FAST_ISA
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "sequences.h"
+
+// ---------------------------------------------------------------- whole batches
+
+namespace nmer_fast {
+
+// Calls f(encoder, samples, count) for every group of samples and every encoder, in parallel.
+void for_groups(const auto& parallel, const Sequences& sequences, int encoders, const auto& f) {
+  const int count = static_cast<int>(sequences.count()), groups = (count + kGroup - 1) / kGroup;
+  std::vector<int> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return sequences.lengths[a] > sequences.lengths[b]; });
+  parallel(0, static_cast<Index>(encoders) * groups, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const int first = static_cast<int>(task % groups) * kGroup;
+      f(static_cast<int>(task / groups), order.data() + first, std::min(kGroup, count - first));
+    }
+  });
+}
+
+// The input's products with weight_ih, then the recurrence. weight_ih [projection.columns, projection.depth] is packed
+// into `panels`, of the same size, to which projection.panels points; projection.out is s.gates.
+void lstm_recurrence(const auto& parallel, const auto& k, const Sequences& sequences, const Product& projection,
+                     const float* weight_ih, float* panels, const Lstm& s) {
+  constexpr Index kTogether = 240;  // rows that use a panel while a cache holds it
+  k.pack_columns(weight_ih, projection.columns, 1, 0, projection.depth, panels);
+  const Index across = projection.columns / k.panel_of(projection.columns);
+  const Index parts = (sequences.rows() + kTogether - 1) / kTogether;
+  parallel(0, parts * across, 1, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index first = task / across * kTogether, last = std::min(first + kTogether, sequences.rows());
+      k.product(projection, static_cast<int>(first), static_cast<int>(last), static_cast<int>(task % across));
+    }
+  });
+  for_groups(parallel, sequences, s.encoders,
+             [&](int encoder, const int* samples, int count) { k.lstm(s, encoder, samples, count); });
+}
+
+void lstm_recurrence_backward(const auto& parallel, const auto& k, const Sequences& sequences, const LstmBackward& s) {
+  for_groups(parallel, sequences, s.encoders,
+             [&](int encoder, const int* samples, int count) { k.lstm_backward(s, encoder, samples, count); });
+}
+
+}  // namespace nmer_fast
+
+#endif  // NMER_FAST_ISA

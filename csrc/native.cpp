@@ -1,5 +1,5 @@
-// Thin binding of the CPU kernels to NumPy arrays (nmer_fast/numpy.py, which checks arguments and allocates results), and
-// facts about this build. No torch here.
+// Binds the ops on whole batches to NumPy arrays, and tells facts about this build. It translates arrays to pointers;
+// nmer_fast/numpy.py checks arguments and allocates results. Nothing here knows torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,8 +7,9 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
-#include "batch.h"
+#include "kernels.h"
 #include "philox.h"
 
 namespace py = pybind11;
@@ -16,6 +17,7 @@ namespace py = pybind11;
 namespace {
 
 using nmer_fast::Index;
+using nmer_fast::kernels;
 using nmer_fast::Kind;
 using nmer_fast::PerSample;
 using nmer_fast::Samples;
@@ -31,14 +33,15 @@ Type type_of(const Array& a) {
   switch (a.itemsize()) {
     case 2: return Type::float16;
     case 4: return Type::float32;
-    default: return Type::float64;
+    case 8: return Type::float64;
+    default: throw py::type_error("dtype: expected float32, float16 or float64");
   }
 }
 
 Kind kind_of(const std::string& name) {
-  if (name == "gaussian") return Kind::gaussian;
-  if (name == "impulse") return Kind::impulse;
-  return name == "uniform" ? Kind::uniform : Kind::laplace;
+  const auto kind = nmer_fast::kind_named(name);
+  if (!kind.has_value()) throw py::value_error(nmer_fast::unknown_kind(name));
+  return *kind;
 }
 
 template <class T>
@@ -63,7 +66,7 @@ Selection selection_of(const Maybe& noisy, const Maybe& lengths) {
   return {per_sample(noisy, true), per_sample<Index>(lengths, 0)};
 }
 
-// Threads for this call alone, where each gets some hundred microseconds of work.
+// Starts threads for this call alone, as many as have some hundred microseconds of work each.
 constexpr auto parallel = [](Index begin, Index end, Index grain, const auto& body) {
   constexpr Index kGrains = 16;
   const Index most = std::max<Index>(1, std::thread::hardware_concurrency());
@@ -81,9 +84,8 @@ void philox(std::uint64_t seed, const Array& counter, Array& words) {
   auto* to = static_cast<Index*>(words.mutable_data());
   const Index count = counter.size() / 4;
   const py::gil_scoped_release release;
-  parallel(0, count, 4096, [=](Index begin, Index end) {
-    nmer_fast::philox(seed, from + 4 * begin, to + 4 * begin, end - begin);
-  });
+  parallel(0, count, 4096,
+           [=](Index begin, Index end) { nmer_fast::philox(seed, from + 4 * begin, to + 4 * begin, end - begin); });
 }
 
 void noise(const Key& key, Index stream, const Maybe& noisy, const Maybe& lengths, Array& eps) {
@@ -92,7 +94,7 @@ void noise(const Key& key, Index stream, const Maybe& noisy, const Maybe& length
   const Selection selection = selection_of(noisy, lengths);
   void* to = eps.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::noise(parallel, s, source, stream, selection, to);
+  nmer_fast::noise(parallel, kernels(), s, source, stream, selection, to);
 }
 
 void add_noise(const Array& x, const Array& alpha_bar, const Key& key, Index stream, const Maybe& noisy,
@@ -104,7 +106,7 @@ void add_noise(const Array& x, const Array& alpha_bar, const Key& key, Index str
   const void* from = x.data();
   void *to = y.mutable_data(), *eps_to = eps.has_value() ? eps->mutable_data() : nullptr;
   const py::gil_scoped_release release;
-  nmer_fast::add_noise(parallel, s, source, stream, selection, keep, from, to, eps_to);
+  nmer_fast::add_noise(parallel, kernels(), s, source, stream, selection, keep, from, to, eps_to);
 }
 
 void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars, const Key& key,
@@ -119,12 +121,12 @@ void add_noise_multimodal(const std::vector<Array>& xs, const Array& alpha_bars,
     to.push_back(ys[m].mutable_data());
   }
   auto keep = per_sample<double>(alpha_bars, 0);
-  if (alpha_bars.ndim() == 1) std::swap(keep.row, keep.column);  // [M]: one for all samples of a modality
+  if (alpha_bars.ndim() == 1) std::swap(keep.row, keep.column);  // [M]: one value for all samples of a modality
   const Source source = source_of(key);
   const Selection selection = selection_of(noisy, lengths);
   auto* sums = stats.has_value() ? static_cast<double*>(stats->mutable_data()) : nullptr;
   const py::gil_scoped_release release;
-  nmer_fast::add_noise_multimodal(parallel, all, source, streams, selection, keep, from, to, sums);
+  nmer_fast::add_noise_multimodal(parallel, kernels(), all, source, streams, selection, keep, from, to, sums);
 }
 
 void mix_noise(const Array& x, const Array& eps, const Array& alpha_bar, const Maybe& noisy, const Maybe& lengths,
@@ -135,7 +137,7 @@ void mix_noise(const Array& x, const Array& eps, const Array& alpha_bar, const M
   const void *from = x.data(), *eps_from = eps.data();
   void* to = y.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::mix_noise(parallel, s, selection, keep, from, eps_from, to);
+  nmer_fast::mix_noise(parallel, kernels(), s, selection, keep, from, eps_from, to);
 }
 
 void reparameterize_kl(const Array& mu, const Array& logvar, const Key& key, Index stream, Array& z, Array& kl) {
@@ -144,7 +146,7 @@ void reparameterize_kl(const Array& mu, const Array& logvar, const Key& key, Ind
   const void *mu_from = mu.data(), *logvar_from = logvar.data();
   void *z_to = z.mutable_data(), *kl_to = kl.mutable_data();
   const py::gil_scoped_release release;
-  nmer_fast::reparameterize_kl(parallel, s, source, stream, mu_from, logvar_from, z_to, kl_to);
+  nmer_fast::reparameterize_kl(parallel, kernels(), s, source, stream, mu_from, logvar_from, z_to, kl_to);
 }
 
 py::dict build_info() {
@@ -158,7 +160,7 @@ py::dict build_info() {
 #else
   info["architecture"] = "other";
 #endif
-  info["isa"] = nmer_fast::kernels().isa;
+  info["isa"] = kernels().isa;
   return info;
 }
 
@@ -167,6 +169,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "nmer_fast's C++ kernels on NumPy arrays, unchecked (nmer_fast.numpy checks), and facts about this build.";
   m.attr("INTERFACE") = nmer_fast::kInterface;
+  py::list kinds;
+  for (const auto& [name, kind] : nmer_fast::kKinds) kinds.append(py::str(name.data(), name.size()));
+  m.attr("KINDS") = py::tuple(kinds);
   m.def("philox", &philox);
   m.def("noise", &noise);
   m.def("add_noise", &add_noise);

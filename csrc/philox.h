@@ -23,19 +23,20 @@ inline Words philox(Words c, std::uint64_t seed) {
   return c;
 }
 
-// The counter of the noise contract: quad = element // 4, sample of 48 bits, stream of 8, the tag that keeps us apart
-// from tl.randn and CUDA's generator under equal seeds, and the draw.
+// The counter of the noise contract: quad (element // 4), sample (48 bits), stream (8 bits), a tag, and draw. The tag
+// keeps the words different from those of tl.randn and of CUDA's generator under the same seed.
 inline Words sample_counter(std::uint32_t quad, std::uint64_t sample, std::uint32_t stream, std::uint32_t draw) {
   return {quad, static_cast<std::uint32_t>(sample),
           (static_cast<std::uint32_t>(sample >> 32) & 0xFFFF) | (stream & 0xFF) << 16 | 0x4Eu << 24, draw};
 }
 
-// The words of n counters, each word held in the low 32 bits of an int64 (torch's and NumPy's common integer).
+// The words of n counters. Each word stands in the low 32 bits of an int64, the integer that torch and NumPy share.
 inline void philox(std::uint64_t seed, const std::int64_t* counter, std::int64_t* words, std::int64_t n) {
   for (std::int64_t i = 0; i < 4 * n; i += 4) {
-    const Words w = philox(Words{static_cast<std::uint32_t>(counter[i]), static_cast<std::uint32_t>(counter[i + 1]),
-                                 static_cast<std::uint32_t>(counter[i + 2]), static_cast<std::uint32_t>(counter[i + 3])},
-                           seed);
+    const Words w =
+        philox(Words{static_cast<std::uint32_t>(counter[i]), static_cast<std::uint32_t>(counter[i + 1]),
+                     static_cast<std::uint32_t>(counter[i + 2]), static_cast<std::uint32_t>(counter[i + 3])},
+               seed);
     for (int j = 0; j < 4; ++j) words[i + j] = w[j];
   }
 }

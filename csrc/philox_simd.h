@@ -1,8 +1,8 @@
 // Philox4x32-10 on vectors of quads, for consecutive quads of one sample (docs/noise_contract.md).
 //
-// A word lives in the low half of a 64-bit lane, so that one multiplication gives both halves of the product; what
-// stands in the high half is never read. Counter words 1 to 3 are the sample's, so half of the first two rounds is the
-// same for all its quads and is done once.
+// A word stands in the low half of a 64-bit lane, so that one multiplication gives both halves of the product. The high
+// half of the lane is never read. Counter words 1 to 3 are the same for all quads of a sample, so half of the first two
+// rounds is done once.
 #pragma once
 
 #include "philox.h"
@@ -12,13 +12,13 @@ namespace nmer_fast::NMER_FAST_ISA {
 
 inline constexpr std::uint32_t kM0 = 0xD2511F53, kM1 = 0xCD9E8D57, kW0 = 0x9E3779B9, kW1 = 0xBB67AE85;
 
-// Everything but the quad that decides a sample's words.
+// The generator of one sample's words: everything that decides them but the quad.
 class QuadStream {
  public:
   QuadStream(std::uint64_t seed, std::uint32_t draw, std::uint32_t stream, std::uint64_t sample) {
     const Words c = sample_counter(0, sample, stream, draw);
     auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-    const std::uint64_t b = std::uint64_t{kM1} * c[2];  // round 1, the half that no quad changes
+    const std::uint64_t b = std::uint64_t{kM1} * c[2];  // round 1, the half that does not depend on the quad
     const auto c0 = static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ k0;
     x2_ = splat(std::uint64_t{c[3] ^ k1});
     const std::uint64_t a = std::uint64_t{kM0} * c0;  // round 2, the other half
@@ -31,8 +31,8 @@ class QuadStream {
     }
   }
 
-  // Words 0 to 3 of quads first to first + kQuads * Groups - 1. Lane i of a vector holds its quad number
-  // (i % 2) * kQuads / 2 + i / 2: interleaving by 128-bit blocks then gives consecutive quads.
+  // Words 0 to 3 of quads `first` to first + kQuads * Groups - 1. Lane i of a vector holds the quad (i % 2) * kQuads /
+  // 2 + i / 2 of the vector, so that interleaving by 128-bit blocks gives consecutive quads.
   template <int Groups>
   void operator()(std::uint64_t first, U64 (&words)[Groups][4]) const {
     U64 c0[Groups], c1[Groups], c2[Groups], c3[Groups];

@@ -1,19 +1,34 @@
-// Small matrix products, which the kernels fuse with what comes before and after: rows of one factor wherever they stand,
-// the other in panels of a few vectors' columns.
+// Small matrix products, which the kernels fuse with the operations before and after them. The rows of one factor may
+// stand anywhere; the other factor is packed in panels, each a few vectors of columns wide.
 #pragma once
+
+namespace nmer_fast {
+
+// A matrix product with a bias for each column. pack_columns packs one factor; the number of columns is a multiple
+// of 16.
+struct Product {
+  int depth, columns;
+  const float* a;       // [rows, depth]
+  const float* panels;  // [columns, depth], packed
+  const float* bias;
+  float* out;  // [rows, columns]
+};
+
+}  // namespace nmer_fast
+
+#ifdef NMER_FAST_ISA
 
 #include <cstring>
 #include <type_traits>
 
-#include "kernels.h"
 #include "simd.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 
 inline constexpr int kTile = kBytes == 64 ? 6 : 3;  // samples whose sums a tile holds in registers, four vectors each
 
-// sums += rows' values times kVectors columns of a panel [depth, kVectors * kLanes]. A function of its own, or the compiler
-// keeps the sums in memory.
+// sums += rows times a panel [depth, kVectors * kLanes]. It is not inlined, because the compiler would then keep the
+// sums in memory.
 template <int kRows, int kVectors>
 [[gnu::noinline]] void multiply(const float* const* rows, const float* panel, int depth, F32 (&sums)[kRows][kVectors]) {
   F32 acc[kRows][kVectors];
@@ -32,7 +47,7 @@ template <int kRows, int kVectors>
   std::memcpy(sums, acc, sizeof(acc));
 }
 
-// Calls f with the rows of each tile as a constant: kTile of them, then what is left.
+// Calls f(first row, rows) for each tile, whose number of rows is a compile-time constant: kTile, then the rest.
 template <int kRows = kTile, class F>
 inline void for_tiles(int begin, int end, const F& f) {
   for (; begin + kRows <= end; begin += kRows) f(begin, std::integral_constant<int, kRows>{});
@@ -41,7 +56,7 @@ inline void for_tiles(int begin, int end, const F& f) {
   }
 }
 
-// Columns of a panel: four vectors', or one vector's where there are not as many.
+// The columns of a panel: those of four vectors, or of one vector where four do not divide the columns.
 inline int panel_of(int columns) { return columns % (4 * kLanes) == 0 ? 4 * kLanes : kLanes; }
 
 // weight[:, tap] of weight [columns, size, dims] as panels [columns / panel, dims, panel].
@@ -49,11 +64,10 @@ inline void pack_columns(const float* weight, int columns, int size, int tap, in
   const int panel = panel_of(columns);
   for (int first = 0; first < columns; first += panel)
     for (int d = 0; d < dims; ++d)
-      for (int c = 0; c < panel; ++c)
-        *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
+      for (int c = 0; c < panel; ++c) *panels++ = weight[(static_cast<long>(first + c) * size + tap) * dims + d];
 }
 
-// out [rows, columns] = bias + a [rows, depth] times one panel's columns, of rows from `begin` to `end`.
+// out [rows, columns] = bias + a [rows, depth] times one panel's columns, for rows `begin` to `end - 1`.
 template <int kVectors>
 inline void product_panel(const Product& s, int begin, int end, int panel) {
   constexpr int kAcross = kVectors * kLanes;
@@ -78,3 +92,5 @@ inline void product(const Product& s, int begin, int end, int panel) {
 }
 
 }  // namespace nmer_fast::NMER_FAST_ISA
+
+#endif  // NMER_FAST_ISA

@@ -1,8 +1,8 @@
 // The vectors that the kernels are written in: 32-bit lanes, and the 64-bit lanes that Philox multiplies in.
 //
-// This header is compiled once for each instruction set, under its own flags and in a namespace of its own
-// (NMER_FAST_ISA), so that no inline function of one can serve another. Arithmetic is the compiler's vector extension;
-// the few functions below are what that has no operator for.
+// This header is compiled once for each instruction set, with the set's flags and in the set's namespace
+// (NMER_FAST_ISA), so that no inline function of one set can serve another. Arithmetic uses the compiler's vector
+// extension; the functions below are the operations that the extension has no operator for.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ inline constexpr int kBytes = 32;
 #else
 inline constexpr int kBytes = 16;
 #endif
-inline constexpr int kLanes = kBytes / 4;  // of 32 bits
+inline constexpr int kLanes = kBytes / 4;  // lanes of 32 bits
 inline constexpr int kQuads = kBytes / 8;  // quads whose Philox words stand in one vector of 64-bit lanes
-inline constexpr int kStep = 16;           // elements that a loop takes at a time, whatever the vectors
+inline constexpr int kStep = 16;           // elements that a loop takes at a time, whatever the size of the vectors
 
 typedef std::uint64_t U64 __attribute__((vector_size(kBytes)));
 typedef std::uint32_t U32 __attribute__((vector_size(kBytes)));
@@ -46,7 +46,7 @@ template <class Float>
 using Vector = typename VectorOf<Float>::type;
 
 inline U64 splat(std::uint64_t value) { return U64{} + value; }
-inline F32 splat(float value) { return value - F32{}; }  // keeps -0
+inline F32 splat(float value) { return value - F32{}; }  // -0 stays -0
 inline F64 splat(double value) { return value - F64{}; }
 
 template <class Float>
@@ -58,7 +58,7 @@ Vector<Float> load(const Float* from) {
 inline void store(float* to, F32 x) { __builtin_memcpy(to, &x, kBytes); }
 inline void store(double* to, F64 x) { __builtin_memcpy(to, &x, kBytes); }
 
-// As many elements as F64 has lanes, in double.
+// As many elements as F64 has lanes, converted to double.
 inline F64 load_double(const double* from) { return load(from); }
 inline F64 load_double(const float* from) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
@@ -85,7 +85,7 @@ inline U64 multiply_low(U64 a, U64 b) {
 #endif
 }
 
-// a * b + c, rounded once where the machine can.
+// a * b + c, rounded once where the machine has fused multiply-add.
 inline F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
   return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -125,7 +125,7 @@ inline F32 square_root(F32 x) {
 #endif
 }
 
-// Lane by lane a where the sign bit of `which` is set, else b.
+// In each lane: a where the sign bit of `which` is set, else b.
 inline F32 where_negative(I32 which, F32 a, F32 b) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
   return (F32)_mm512_mask_mov_ps((__m512)b, _mm512_movepi32_mask((__m512i)which), (__m512)a);
@@ -138,7 +138,7 @@ inline F32 where_negative(I32 which, F32 a, F32 b) {
 
 inline F32 to_float(I32 x) { return __builtin_convertvector(x, F32); }
 
-// To the nearest float32, from unsigned: the halves are exact, so only the sum rounds.
+// The nearest float32 of an unsigned number. Both halves are exact, so only their sum rounds.
 inline F32 to_float(U32 x) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
   return (F32)_mm512_cvtepu32_ps((__m512i)x);
@@ -147,7 +147,8 @@ inline F32 to_float(U32 x) {
 #endif
 }
 
-// The low halves of the 64-bit lanes of both: low's in even 32-bit lanes, high's in odd ones.
+// The low halves of the 64-bit lanes of both vectors: those of `low` in the even 32-bit lanes, those of `high` in the
+// odd.
 inline U32 pack(U64 low, U64 high) {
 #if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
   return (U32)_mm256_blend_epi32((__m256i)low, (__m256i)(high << 32), 0xAA);
@@ -156,7 +157,8 @@ inline U32 pack(U64 low, U64 high) {
 #endif
 }
 
-// Each 128-bit block of a and b interleaved by 32-bit lanes: the blocks' lower halves, then their upper halves.
+// The 128-bit blocks of a and b, interleaved by 32-bit lanes: `lower` has the lower halves of the blocks, `upper` the
+// upper halves.
 struct Interleaved {
   F32 lower, upper;
 };
@@ -170,7 +172,7 @@ inline Interleaved interleave(F32 a, F32 b) {
 #endif
 }
 
-// The same by 64-bit lanes.
+// The 128-bit blocks of a and b, interleaved by 64-bit lanes.
 struct InterleavedWords {
   U32 lower, upper;
 };

@@ -1,4 +1,4 @@
-"""Eq. 3 for one tensor: the kernel of add_noise_multimodal with one modality, and eps where it is asked for."""
+"""Eq. 3 for one tensor: the kernel of add_noise_multimodal runs with one modality, and can also return eps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_noise(
     kind: str,
     return_noise: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     x = x.contiguous()
     y, eps = torch.empty_like(x), torch.empty_like(x) if return_noise else None
     alpha_bars = alpha_bar.unsqueeze(1) if alpha_bar.dim() else alpha_bar

@@ -1,7 +1,7 @@
-"""Eq. 3 for all modalities of a batch in one launch: noise made and added in the same pass, with its statistics.
+"""Eq. 3 for all modalities of a batch in one launch, which generates noise, adds it, and collects its statistics.
 
-A program works on one tile: BLOCK consecutive elements of one sample of one modality. A tile that is all padding is
-zeroed and one that is clean is copied; neither makes noise. `add_noise` is the case of one modality.
+A program works on one tile: BLOCK consecutive elements of one sample of one modality. A tile of padding is zeroed and a
+clean tile is copied; neither generates noise. `add_noise` is the case of one modality.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ INTS = [
 
 
 @triton.jit(do_not_specialize=INTS)
-def add_noise_multimodal_kernel(
+def add_noise_multimodal_kernel(  # type: ignore[no-untyped-def]
     xs, ys, eps, partials, alpha_bars, rng, ids, noisy, lengths, p,
     rows, steps, step_sizes, ends, streams,
     alpha_row, alpha_column, ids_row, noisy_row, noisy_column, lengths_row, lengths_column,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
     BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles of all modalities,). `rows` are in UNITs, so that their divisibility is known. Tuples are hidden.
+    """Grid: (tiles of all modalities,). `rows` count UNITs, so that their divisibility is known. Tuples are `hidden`.
 
-    A tile goes in PARTS, one after the other: twice the elements share what is done once, in the registers of one part.
+    A tile is worked on in PARTS, one after the other: more elements share the setup, in the registers of one part.
     """
     tile = tl.program_id(0)
-    # The program's modality, by selection: one path of code for all. By sums of what is chosen and zeros: LLVM would
-    # make of a choice between two parameters a load from a chosen address.
+    # The program selects its modality's parameters, so that all modalities share one path of code. It selects by sums
+    # with zeros: LLVM would turn a choice between two parameters into a load from a chosen address.
     row, start, m, stream_id = rows[0] >> 2, 0, 0, streams[0] >> 2
     step_count, step_size = steps[0] >> 2, step_sizes[0] >> 2
     x_ptr, y_ptr = xs[0], ys[0]
@@ -59,7 +59,7 @@ def add_noise_multimodal_kernel(
     valid = valid_of(lengths, sample * lengths_row + m * lengths_column, step_count, step_size, elements)
     count = count_of(valid, first, BLOCK)
     flag = is_noisy(noisy, sample * noisy_row + m * noisy_column)
-    # Loads and stores are masked by the row's end, whose divisibility keeps them 128 bits wide; values by the length.
+    # The row's end masks loads and stores: its known divisibility keeps them 128 bits wide. The length masks values.
     PART: tl.constexpr = BLOCK // PARTS
     at = tl.arange(0, PART)
     base = sample * elements + first
@@ -71,7 +71,7 @@ def add_noise_multimodal_kernel(
         scale = root_of_rest(a, WIDE)
         amplitude = scale
         if partials is not None:
-            amplitude = tl.where(scale == 0.0, 1.0, scale)  # what its squares are divided by
+            amplitude = tl.where(scale == 0.0, 1.0, scale)  # the sum of squares is divided by its square
         c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
         threshold = impulse_threshold(p, KIND)
         x_sums = tl.zeros((PART,), high.dtype)
@@ -92,7 +92,7 @@ def add_noise_multimodal_kernel(
                 x_sums, x_squares = x_sums + x, tl.fma(x, x, x_squares)
             y = tl.where(counts, y, 0.0)
             tl.store(y_ptr + base + here + at, y.to(y_ptr.dtype.element_ty), mask=inside)
-            if eps is not None:  # the same words: only the last multiplication is done again
+            if eps is not None:  # from the same words: only the last multiplication is repeated
                 bare = eps_tile(first + here, c1, c2, c3, k0, k1, threshold, one(WIDE), KIND, EXACT, WIDE, QUADS, PART)
                 tl.store(eps + base + here + at, tl.where(counts, bare, 0.0).to(eps.dtype.element_ty), mask=inside)
         if partials is not None:
@@ -118,8 +118,8 @@ def add_noise_multimodal_kernel(
 
 
 @triton.jit
-def sum_partials_kernel(partials, stats, ends, BLOCK: tl.constexpr):
-    """Grid: (modalities,). Sums of a modality's tiles in one order, so to the same bits every time."""
+def sum_partials_kernel(partials, stats, ends, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Grid: (modalities,). Sums a modality's tiles in a fixed order, so that the bits are the same in every run."""
     column = tl.arange(0, 4)
     for m in tl.static_range(len(ends)):
         if tl.program_id(0) == m:
@@ -146,7 +146,7 @@ def add_noise_multimodal(
     kind: str,
     return_stats: bool,
 ) -> tuple[list[Tensor], Tensor]:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     xs = [x.contiguous() for x in xs]
     ys = [torch.empty_like(x) for x in xs]
     launch = planned(xs, ys, None, alpha_bars, rng, sample_ids, noisy, lengths, p, streams, kind, return_stats)
@@ -171,7 +171,7 @@ def planned(
     kind: str,
     return_stats: bool,
 ) -> Launch:
-    """The launch over contiguous xs and ys."""
+    """Plan the launch; xs and ys are contiguous."""
     rows = [row_of(x) for x in xs]
     tiles = tiling(rows, [*xs, *ys])
     unit, parts = tiles["UNIT"], 2 if return_stats or len(xs) > 1 else 1
@@ -209,12 +209,12 @@ def planned(
         "lengths_column": lengths_column,
     }
     constants = {"KIND": kind, "PARTS": parts, **precision(xs[0].dtype), **tiles}
-    # ptxas balances its pipes best under these bounds (bench/roofline.py).
+    # With these limits ptxas balances the pipes best (bench/roofline.py).
     registers = 96 if return_stats else 64 if len(xs) > 1 and xs[0].element_size() == 2 else 48
     return Launch(add_noise_multimodal_kernel, programs, args, constants, registers=registers)
 
 
 def summed(launch: Launch, stats: Tensor) -> Launch:
-    """The second launch, which adds up what the programs of the first found."""
+    """Plan the second launch, which adds up the partial sums of the first launch's programs."""
     args = {"partials": launch.args["partials"], "stats": stats, "ends": launch.args["ends"]}
     return Launch(sum_partials_kernel, stats.shape[0], args, {"BLOCK": 256})

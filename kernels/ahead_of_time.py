@@ -1,4 +1,4 @@
-"""Compiling a launch for a GPU that is not there: the cubin and PTX that Triton's own launch path would make."""
+"""Compiles a launch for a GPU that this machine does not have: the same cubin and PTX as Triton's own launch makes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .launch import Launch
 
 
 class _NoDriver(DriverBase):
-    """Says which GPU to compile for, and nothing else. Its device number is the capability: one cache for each."""
+    """A driver that only names the GPU to compile for. The device number is the capability: one cache for each."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -53,14 +53,14 @@ def _compiling_for(capability: int) -> Iterator[None]:
 
 
 def compiled(launch: Launch, capability: int = 80) -> Any:
-    """What `run` would launch on sm_80 or sm_90: `.asm["ptx"]`, `.asm["cubin"]`, `.metadata`; no tensor is read."""
+    """Compile the launch for sm_80 or sm_90: `.asm["ptx"]`, `.asm["cubin"]`, `.metadata`. Reads no tensor."""
     with _compiling_for(capability):
         grid = (launch.programs,)
         return launch.kernel.warmup(**launch.args, **launch.constants, **launch.options, grid=grid)
 
 
 def runtime_arguments(launch: Launch, kernel: Any) -> list[Any]:
-    """The arguments that the compiled kernel takes, flat, in order: without what was compiled in."""
+    """List the arguments that the compiled kernel takes: flat, in order, without the compile-time constants."""
     flat: list[Any] = []
 
     def take(value: Any, kind: Any) -> None:

@@ -1,7 +1,7 @@
 """The recurrence of a one-layer LSTM in one launch: a program walks some samples of one encoder through time.
 
-What a step needs of the step before goes through global memory (the first-level cache, in fact), in parts that fit
-registers, behind a barrier. The input's product and the weights' gradients are torch's.
+A step reads the states of the step before from global memory (in effect from the first-level cache), in parts that fit
+the registers, after a barrier. torch computes the input's product and the weights' gradients.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from nmer_fast.ops import reference
 
 from .launch import Launch, run
 
-ROWS, DEPTH = 4, 16  # samples of a program; states, or gates, that one part of a product reads
-WARPS = 4  # no spills; on sm_80 shared memory and sums are about in balance
-WIDTHS = (16, 32, 64, 128)  # of which all gates fit a program's registers
+ROWS, DEPTH = 4, 16  # samples of a program; states or gates that one part of a product reads
+WARPS = 4  # no register spills; on sm_80 shared memory and arithmetic take about the same time
+WIDTHS = (16, 32, 64, 128)  # at these widths all gates fit a program's registers
 INTS = ["batch", "steps"]
 
 
 @triton.jit
-def sigmoid(x):
-    """To 2e-7, absolute."""
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """The sigmoid, with an absolute error below 2e-7."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def hyperbolic_tangent(x):
-    """To 4e-7, absolute."""
+def hyperbolic_tangent(x):  # type: ignore[no-untyped-def]
+    """The hyperbolic tangent, with an absolute error below 4e-7."""
     return 2.0 * sigmoid(2.0 * x) - 1.0
 
 
 @triton.jit
-def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """A program's samples: (their numbers, lengths, units, the encoder, places of step 0 in rows of WIDTH)."""
+def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's samples: (sample numbers, lengths, units, encoder, offsets of step 0 in rows of WIDTH)."""
     encoder = tl.program_id(0) % ENCODERS
     sample = (tl.program_id(0) // ENCODERS * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     length = tl.load(lengths + sample, mask=sample < batch, other=0)
@@ -46,11 +46,11 @@ def samples_of(lengths, batch, steps, ENCODERS: tl.constexpr, WIDTH: tl.constexp
 
 
 @triton.jit(do_not_specialize=INTS)
-def lstm_kernel(
+def lstm_kernel(  # type: ignore[no-untyped-def]
     gates, weight, hidden, cell, pooled, argmax, lengths, batch, steps,
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (groups of samples, encoders). `weight`: [encoders, WIDTH, 4 WIDTH]; `gates`: at first the inputs' part."""
+    """Grid: (groups of samples x encoders,). weight: [encoders, WIDTH, 4 WIDTH]. gates: first the input's products."""
     sample, length, unit, encoder, state = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
     gate, part = 4 * state + unit, tl.arange(0, DEPTH)
     weight += encoder * 4 * WIDTH * WIDTH + unit
@@ -81,7 +81,7 @@ def lstm_kernel(
         gate += ENCODERS * 4 * WIDTH
         tl.store(cell + state + unit, c, mask=active)
         tl.store(hidden + state + unit, h, mask=active)
-        wins = active & ~(h.to(tl.float32) <= best)  # what is no number goes through to the end
+        wins = active & ~(h.to(tl.float32) <= best)  # NaN propagates
         best = tl.where(wins, h.to(tl.float32), best)
         when = tl.where(wins, t, when)
         tl.debug_barrier()
@@ -93,11 +93,11 @@ def lstm_kernel(
 
 
 @triton.jit(do_not_specialize=INTS)
-def lstm_backward_kernel(
+def lstm_backward_kernel(  # type: ignore[no-untyped-def]
     grad, argmax, weight, cell, gates, d_gates, lengths, batch, steps,
     ENCODERS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Grid as above. `weight`: [encoders, 4 WIDTH, WIDTH]; `grad`: of the maxima, or without argmax of all states."""
+    """Grid as above. weight: [encoders, 4 WIDTH, WIDTH]. grad: the maxima's or, without argmax, all states'."""
     sample, length, unit, encoder, begin = samples_of(lengths, batch, steps, ENCODERS, WIDTH, ROWS)
     part = tl.arange(0, DEPTH)
     weight += encoder * 4 * WIDTH * WIDTH + unit
@@ -141,7 +141,7 @@ def lstm_backward_kernel(
 def lstm_max_pool(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The registered op; the reference serves other widths and float64."""
+    """Run the registered op on CUDA; the reference serves other widths and float64."""
     if not _served(x, weight_hh):
         return reference.lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
     pooled = x.new_empty(x.shape[0], weight_hh.shape[0], weight_hh.shape[2])
@@ -152,7 +152,7 @@ def lstm_max_pool(
 def lstm_states(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The registered op; the reference serves other widths and float64."""
+    """Run the registered op on CUDA; the reference serves other widths and float64."""
     if not _served(x, weight_hh):
         return reference.lstm_states(x, lengths, weight_ih, weight_hh, bias)
     hidden, cell, gates = _recurrence(x, lengths, weight_ih, weight_hh, bias, None, None)
@@ -172,7 +172,7 @@ def lstm_backward(
     need_x: bool,
     argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The registered op: one product for all encoders' inputs, one an encoder for its states."""
+    """Run the registered op on CUDA, with one product for all encoders' inputs and one for each encoder's states."""
     if not _served(x, weight_hh):
         return reference.lstm_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, argmax)
     d_gates = torch.zeros_like(gates)
@@ -198,7 +198,7 @@ def _recurrence(
     pooled: Tensor | None,
     argmax: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(hidden, cell, gates) in the reference's rows; hidden's beyond a length are zero, the others' never read."""
+    """Return (hidden, cell, gates) in the reference's rows. Beyond a length, hidden is zero and the others unread."""
     encoders, _, width = weight_hh.shape
     gates = torch.addmm(bias.flatten(), _rows(x, lengths), weight_ih.flatten(0, 1).t())
     gates = gates.view(-1, encoders, 4 * width)
@@ -209,7 +209,7 @@ def _recurrence(
 
 
 def _rows(x: Tensor, lengths: Tensor) -> Tensor:
-    """[B (T + 1), D]: a row of zeros after each sample's steps, and zeros beyond its length."""
+    """Return [B (T + 1), D]: x with zeros beyond each length, and one more row of zeros for each sample."""
     return F.pad(torch.where(reference.valid_mask(x.shape, lengths, x.device), x, 0.0), (0, 0, 0, 1)).flatten(0, 1)
 
 
@@ -222,7 +222,7 @@ def planned(
     argmax: Tensor | None,
     lengths: Tensor,
 ) -> Launch:
-    """The forward launch over contiguous tensors; pooled and argmax, or neither."""
+    """Plan the forward launch; tensors are contiguous. pooled and argmax are given together or not at all."""
     args = {"gates": gates, "weight": weight, "hidden": hidden, "cell": cell, "pooled": pooled, "argmax": argmax}
     return _launch(lstm_kernel, args, lengths, hidden)
 
@@ -236,7 +236,7 @@ def planned_backward(
     d_gates: Tensor,
     lengths: Tensor,
 ) -> Launch:
-    """The backward launch over contiguous tensors; d_gates must be zero."""
+    """Plan the backward launch; tensors are contiguous, and d_gates is zero at first."""
     args = {"grad": grad, "argmax": argmax, "weight": weight, "cell": cell, "gates": gates, "d_gates": d_gates}
     return _launch(lstm_backward_kernel, args, lengths, cell)
 

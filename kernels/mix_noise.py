@@ -14,11 +14,11 @@ INTS = ["row", "steps", "step_size", "alpha_row", "noisy_row", "lengths_row"]
 
 
 @triton.jit(do_not_specialize=INTS)
-def mix_noise_kernel(
+def mix_noise_kernel(  # type: ignore[no-untyped-def]
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps; without eps x scaled, by sqrt(1 - a) where OF_NOISE."""
+    """Grid: (tiles,). y = sqrt(a) x + sqrt(1 - a) eps. Without eps: x times sqrt(a), or sqrt(1 - a) if OF_NOISE."""
     sample, first, elements, left = place_of(tl.program_id(0), row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row, steps, step_size, elements)
     count = count_of(valid, first, BLOCK)
@@ -32,7 +32,7 @@ def mix_noise_kernel(
     flag = is_noisy(noisy, sample * noisy_row)
     if flag & (count > 0):
         given = tl.load(x + base + at, mask=at < left, other=0.0).to(high.dtype)
-        plus = tl.full((BLOCK,), -0.0, high.dtype)  # added to -0 too it changes nothing
+        plus = tl.full((BLOCK,), -0.0, high.dtype)  # adding it changes nothing, not even -0
         if eps is not None:
             plus = root_of_rest(a, WIDE) * tl.load(eps + base + at, mask=at < left, other=0.0).to(high.dtype)
         out = tl.where(counts, scaled(given, plus, high, low, QUADS == 1), 0.0).to(element)
@@ -44,7 +44,7 @@ def mix_noise_kernel(
 
 
 def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     x, eps = x.contiguous(), eps.contiguous()
     y = torch.empty_like(x)
     run(planned(x, eps, y, alpha_bar, noisy, lengths, False))
@@ -54,7 +54,7 @@ def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, l
 def mix_noise_backward(
     grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
 ) -> Tensor:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     grad = grad.contiguous()
     out = torch.empty_like(grad)
     run(planned(grad, None, out, alpha_bar, noisy, lengths, wrt_noise))
@@ -70,7 +70,7 @@ def planned(
     lengths: Tensor | None,
     of_noise: bool,
 ) -> Launch:
-    """The launch over contiguous x, eps and y."""
+    """Plan the launch; x, eps and y are contiguous."""
     row, (steps, step_size) = row_of(x), steps_of(x)
     tiles = tiling([row], [x, y] if eps is None else [x, eps, y])
     args = {

@@ -1,4 +1,4 @@
-"""The noise alone: eps of add_noise with the same arguments."""
+"""The noise alone, which is eps of add_noise with the same arguments."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ INTS = ["row", "steps", "step_size", "stream_id", "ids_row", "noisy_row", "lengt
 
 
 @triton.jit(do_not_specialize=INTS)
-def noise_kernel(
+def noise_kernel(  # type: ignore[no-untyped-def]
     eps, rng, ids, noisy, lengths, p, row, steps, step_size, stream_id, ids_row, noisy_row, lengths_row,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (tiles,). `row` is in UNITs."""
+    """Grid: (tiles,). `row` counts UNITs."""
     sample, first, elements, left = place_of(tl.program_id(0), row, UNIT, BLOCK)
     valid = valid_of(lengths, sample * lengths_row, steps, step_size, elements)
     count = count_of(valid, first, BLOCK)
@@ -46,7 +46,7 @@ def noise(
     kind: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     eps = rng.new_empty(size, dtype=dtype)
     run(planned(eps, rng, sample_ids, noisy, lengths, p, stream, kind))
     return eps
@@ -62,7 +62,7 @@ def planned(
     stream: int,
     kind: str,
 ) -> Launch:
-    """The launch over contiguous eps."""
+    """Plan the launch; eps is contiguous."""
     row, (steps, step_size) = row_of(eps), steps_of(eps)
     tiles = tiling([row], [eps])
     args = {
@@ -75,7 +75,7 @@ def planned(
         "row": row // tiles["UNIT"],
         "steps": steps,
         "step_size": step_size,
-        "stream_id": stream,  # Triton takes `stream` for its own
+        "stream_id": stream,  # Triton uses the name `stream` itself
         "ids_row": strides(sample_ids, 1)[0],
         "noisy_row": strides(noisy, 1)[0],
         "lengths_row": strides(lengths, 1)[0],

@@ -1,4 +1,4 @@
-"""Philox words of given counters, for people who build on the generator."""
+"""The Philox words of given counters, for users who build on the generator."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .words import philox as philox_words
 
 
 @triton.jit(do_not_specialize=["count"])
-def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):
-    """Grid: (ceil(count / BLOCK),); counters and words int64 [count, 4]."""
+def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Grid: (ceil(count / BLOCK),). Counters and words are int64 [count, 4]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key, at, inside = tl.load(seed), row * 4, row < count
     c0 = tl.load(counter + at, mask=inside, other=0).to(tl.uint32)
@@ -28,7 +28,7 @@ def philox_kernel(seed, counter, words, count, BLOCK: tl.constexpr):
 
 
 def philox(seed: Tensor, counter: Tensor) -> Tensor:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     counter = counter.contiguous()
     words = torch.empty_like(counter)
     run(planned(seed, counter, words))
@@ -36,7 +36,7 @@ def philox(seed: Tensor, counter: Tensor) -> Tensor:
 
 
 def planned(seed: Tensor, counter: Tensor, words: Tensor) -> Launch:
-    """The launch over contiguous counters and words."""
+    """Plan the launch; counters and words are contiguous."""
     count, block = counter.numel() // 4, 512
     args = {"seed": seed, "counter": counter, "words": words, "count": count}
     return Launch(philox_kernel, triton.cdiv(count, block), args, {"BLOCK": block})

@@ -1,4 +1,4 @@
-"""A VAE's sample and its KL divergence in one pass (paper, Eq. 6); backward makes eps again."""
+"""A VAE's sample and its KL divergence in one pass (paper, Eq. 6). The backward pass generates eps again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ INTS = ["row", "stream_id", "ids_row", "grad_kl_row"]
 
 
 @triton.jit
-def exps(logvar, WIDE: tl.constexpr):
-    """exp(logvar / 2), relative error 2^-21 up to |logvar| = 11, and exp(logvar) - 1, to that of exp(logvar) + 1."""
+def exps(logvar, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """exp(logvar / 2) and exp(logvar) - 1.
+
+    Up to |logvar| = 11 the errors are 2^-21 of exp(logvar / 2) and of exp(logvar) + 1.
+    """
     if WIDE:
         sigma = tl.exp(0.5 * logvar)
-        s = logvar  # the series where the difference cancels: relative error below 2^-53 for |logvar| < 2^-6
+        s = logvar  # the series serves where the difference cancels: relative error below 2^-53 for |logvar| < 2^-6
         series = s * (1 + s * (0.5 + s * (1 / 6 + s * (1 / 24 + s * (1 / 120 + s * (1 / 720 + s / 5040))))))
         expm1 = tl.where(tl.abs(s) < 0.015625, series, tl.exp(s) - 1.0)
     else:
@@ -29,11 +32,11 @@ def exps(logvar, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=INTS)
-def reparameterize_kl_kernel(
+def reparameterize_kl_kernel(  # type: ignore[no-untyped-def]
     mu, logvar, z, kl, rng, ids, row, stream_id, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (samples,). `row` is in UNITs; a program goes along its row, so kl needs no second pass."""
+    """Grid: (samples,). `row` counts UNITs. A program walks along its whole row, so kl needs no second pass."""
     sample = tl.program_id(0).to(tl.int64)
     c1, c2, c3, k0, k1 = stream_key(rng, ids, ids_row, sample, stream_id)
     threshold = tl.full((), 0, tl.uint32)
@@ -53,7 +56,7 @@ def reparameterize_kl_kernel(
 
 
 @triton.jit(do_not_specialize=INTS)
-def reparameterize_kl_backward_kernel(
+def reparameterize_kl_backward_kernel(  # type: ignore[no-untyped-def]
     grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, ids, row, stream_id, grad_kl_row, ids_row,
     EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -76,7 +79,7 @@ def reparameterize_kl_backward_kernel(
 def reparameterize_kl(
     mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> tuple[Tensor, Tensor]:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     mu, logvar = mu.contiguous(), logvar.contiguous()
     z = torch.empty_like(mu)
     kl = mu.new_empty(mu.shape[0], dtype=torch.float64 if mu.dtype == torch.float64 else torch.float32)
@@ -93,7 +96,7 @@ def reparameterize_kl_backward(
     sample_ids: Tensor | None,
     stream: int,
 ) -> tuple[Tensor, Tensor]:
-    """The registered op."""
+    """Run the registered op on CUDA."""
     grad_z, mu, logvar = grad_z.contiguous(), mu.contiguous(), logvar.contiguous()
     grad_mu, grad_logvar = torch.empty_like(mu), torch.empty_like(mu)
     run(planned_backward(grad_z, grad_kl, mu, logvar, grad_mu, grad_logvar, rng, sample_ids, stream))
@@ -103,7 +106,7 @@ def reparameterize_kl_backward(
 def planned(
     mu: Tensor, logvar: Tensor, z: Tensor, kl: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> Launch:
-    """The forward launch over contiguous tensors."""
+    """Plan the forward launch; tensors are contiguous."""
     tiles, warps = _tiling(mu)
     args = {
         "mu": mu,
@@ -113,7 +116,7 @@ def planned(
         "rng": rng.contiguous(),
         "ids": sample_ids,
         "row": row_of(mu) // tiles["UNIT"],
-        "stream_id": stream,  # Triton takes `stream` for its own
+        "stream_id": stream,  # Triton uses the name `stream` itself
         "ids_row": strides(sample_ids, 1)[0],
     }
     return Launch(reparameterize_kl_kernel, mu.shape[0], args, {**precision(mu.dtype), **tiles}, warps)
@@ -130,7 +133,7 @@ def planned_backward(
     sample_ids: Tensor | None,
     stream: int,
 ) -> Launch:
-    """The backward launch over contiguous tensors."""
+    """Plan the backward launch; tensors are contiguous."""
     tiles, warps = _tiling(mu)
     args = {
         "grad_z": grad_z,
@@ -142,7 +145,7 @@ def planned_backward(
         "rng": rng.contiguous(),
         "ids": sample_ids,
         "row": row_of(mu) // tiles["UNIT"],
-        "stream_id": stream,  # Triton takes `stream` for its own
+        "stream_id": stream,  # Triton uses the name `stream` itself
         "grad_kl_row": strides(grad_kl, 1)[0],
         "ids_row": strides(sample_ids, 1)[0],
     }
@@ -152,7 +155,7 @@ def planned_backward(
 
 
 def _tiling(mu: Tensor) -> tuple[dict[str, int], int]:
-    """Latents are short rows: a tile no longer than a row needs, and a warp for each 32 bytes of its 32 threads."""
+    """Choose a tile no longer than a row needs, since latents are short, and a warp for each 1024 bytes of it."""
     row = row_of(mu)
     block = min(1024, max(256, triton.next_power_of_2(row)))
     return {**tiling([row], [mu]), "BLOCK": block}, max(1, block * mu.element_size() // 1024)

@@ -1,4 +1,7 @@
-"""What the kernels share: which elements of a tile count, and Eq. 3 with factors that round once."""
+"""Device functions that kernels share: which elements of a tile are valid, and Eq. 3 with factors that round once."""
+
+# Device functions take whatever Triton passes; it reads no annotation but constexpr.
+# mypy: disable-error-code="no-untyped-def"
 
 import triton
 import triton.language as tl
@@ -8,7 +11,7 @@ from .words import RSQRT, SQRT, special
 
 @triton.jit
 def place_of(tile, row, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    """Of a tile among those of a tensor: (sample, first element, elements of a sample, those of the tile inside it)."""
+    """A tile's place in its tensor: (sample, first element, elements of a sample, the tile's elements inside it)."""
     chunks = (row - 1) // (BLOCK // UNIT) + 1  # tl.cdiv would pass 2^31 for the longest rows
     chunk = tile % chunks
     left = tl.cast(tl.minimum(row - chunk * (BLOCK // UNIT), BLOCK // UNIT), tl.int32) * UNIT
@@ -18,13 +21,13 @@ def place_of(tile, row, UNIT: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def count_of(valid, first, BLOCK: tl.constexpr):
-    """Elements of a tile that count."""
+    """The number of valid elements of a tile."""
     return tl.cast(tl.minimum(tl.maximum(valid - first, 0), BLOCK), tl.int32)
 
 
 @triton.jit
 def valid_of(lengths, at, steps, step_size, row):
-    """Elements of a sample that count: all, or its length's, clamped to what there is."""
+    """The number of valid elements of a sample: all, or those of its length, clamped to the steps that exist."""
     valid = row
     if lengths is not None:
         valid = tl.minimum(tl.maximum(tl.load(lengths + at), 0), steps) * step_size
@@ -33,7 +36,7 @@ def valid_of(lengths, at, steps, step_size, row):
 
 @triton.jit
 def is_noisy(noisy, at):
-    """The sample's flag; without flags every sample is noisy."""
+    """The sample's flag. Without flags every sample is noisy."""
     flag = True
     if noisy is not None:
         flag = tl.load(noisy + at) != 0
@@ -42,32 +45,32 @@ def is_noisy(noisy, at):
 
 @triton.jit
 def root(a, WIDE: tl.constexpr):
-    """sqrt(a) of a float64 from 0 to 1 as high + low: high below it, so that both have its sign and infinity stays."""
+    """sqrt(a) of a float64 from 0 to 1 as high + low. high is below it, so both have its sign and infinity stays."""
     if WIDE:
         high, low = tl.sqrt(a), tl.full((), 0.0, tl.float64)
     else:
         single = a.to(tl.float32)
         r = special(single, "rsqrt", RSQRT)
         high = single * r
-        high = tl.fma(high, -0.00000047683716, high)  # 2^-21 less than the approximate root, which errs by less
+        high = tl.fma(high, -0.00000047683716, high)  # less by 2^-21, which is more than the approximate root errs by
         left = tl.fma(-high.to(tl.float64), high.to(tl.float64), a).to(tl.float32)
-        nothing = single < 1.2e-38  # which the special-function unit takes for 0
+        nothing = single < 1.2e-38  # the special-function unit takes these for 0
         high, low = tl.where(nothing, 0.0, high), tl.where(nothing, 0.0, 0.5 * left * r)
     return high, low
 
 
 @triton.jit
 def root_of_rest(a, WIDE: tl.constexpr):
-    """sqrt(1 - a), for a factor of eps, which has its own error: the approximate root's, 2^-22, is a third of that."""
+    """sqrt(1 - a), the factor of eps. The approximate root errs by 2^-22, a third of the error that eps itself has."""
     rest = 1.0 - a
     return tl.sqrt(rest) if WIDE else special(rest.to(tl.float32), "sqrt", SQRT)
 
 
 @triton.jit
 def scaled(x, plus, high, low, ROUND_ONCE: tl.constexpr):
-    """(high + low) x + plus: rounded once, or, for what is rounded to 16 bits afterwards, nearly so."""
+    """(high + low) x + plus, rounded once; without ROUND_ONCE, for results of 16 bits, nearly so."""
     if x.dtype == tl.float64:
-        y = tl.fma(x, high, plus)  # low is 0, and infinity times 0 no number
+        y = tl.fma(x, high, plus)  # low is 0, and infinity times 0 would be NaN
     elif ROUND_ONCE:
         y = tl.fma(x, high, tl.fma(x, low, plus))
     else:

@@ -1,14 +1,20 @@
-"""Device functions of the noise contract: Philox words, and the values made of them (docs/noise_contract.md).
+"""Device functions of the noise contract: Philox words, and the values that they become (docs/noise_contract.md).
 
-The polynomials and their order are csrc/gaussian.h's: with fused multiply-add (which `tl.fma` is when
-compiled) float32 values are the CPU's to the bit. `EXACT` chooses them; without it the special-function unit serves,
-within 1e-3, for bfloat16 and float16.
+With EXACT, the polynomials and the order of their operations are those of csrc/distributions.h: with fused
+multiply-add, which `tl.fma` is when compiled, float32 values are the CPU's to the bit. Without EXACT, for bfloat16 and
+float16, the special-function unit computes the values, within 1e-3.
 """
+
+# Device functions take whatever Triton passes; it reads no annotation but constexpr.
+# mypy: disable-error-code="no-untyped-def"
 
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # assembly has no meaning there
+from nmer_fast.contract import GENERATED_KINDS
+
+UNKNOWN_KIND = tl.constexpr(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got ")
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # the interpreter runs no assembly
 M0, M1 = tl.constexpr(0xD2511F53), tl.constexpr(0xCD9E8D57)
 TIMES_M0 = tl.constexpr("mul.wide.u32 $0, $1, 0xD2511F53;")
 TIMES_M1 = tl.constexpr("mul.wide.u32 $0, $1, 0xCD9E8D57;")
@@ -36,7 +42,7 @@ TURN, SQRT3, TWICE_SQRT3, LAPLACE = _hex("0x1.921fb6p-30", "-0x1.bb67aep+0", "0x
 
 @triton.jit
 def multiply_wide(x, M: tl.constexpr, ASM: tl.constexpr):
-    """The 64-bit product of a uint32: one instruction, which LLVM would rather split into a high and a low one."""
+    """The 64-bit product of a uint32 in one instruction, which LLVM would split into a high and a low one."""
     if INTERPRETED:
         product = x.to(tl.uint64) * M
     else:
@@ -59,13 +65,13 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def unit(w, BITS: tl.constexpr):
-    """(0, 1]: fl32(fl32(w) 2^-BITS + 2^-(BITS + 1))."""
+    """A float32 in (0, 1]: fl32(fl32(w) 2^-BITS + 2^-(BITS + 1))."""
     return tl.fma(w.to(tl.float32), 1.0 / (1 << BITS), 0.5 / (1 << BITS))
 
 
 @triton.jit
 def minus_two_log(u):
-    """-2 ln u of u in [2^-33, 1], float32."""
+    """-2 ln u of a float32 u in [2^-33, 1]."""
     bits = u.to(tl.int32, bitcast=True)
     e = (bits - 0x3F3504F3) >> 23
     f = (bits - (e << 23)).to(tl.float32, bitcast=True) - 1.0
@@ -77,7 +83,7 @@ def minus_two_log(u):
 
 @triton.jit
 def special(x, NAME: tl.constexpr, ASM: tl.constexpr):
-    """A function of the special-function unit, without the care for subnormals that no value here needs."""
+    """A function of the special-function unit. It handles no subnormals, which no value here needs."""
     if INTERPRETED:
         if NAME == "rsqrt":
             y = tl.rsqrt(x)
@@ -98,7 +104,7 @@ def special(x, NAME: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def square_root(x):
-    """Correctly rounded for x in {0} and [2^-60, 2^60], without the slow path of sqrt_rn: one fused residual step."""
+    """The square root of 0 or of x in [2^-60, 2^60], correctly rounded by one fused residual step; sqrt_rn is slow."""
     r = special(x, "rsqrt", RSQRT)
     s = x * r
     half = (r.to(tl.int32, bitcast=True) - (1 << 23)).to(tl.float32, bitcast=True)  # r / 2, by the integer unit
@@ -108,7 +114,7 @@ def square_root(x):
 
 @triton.jit
 def sin_cos(w):
-    """Of the angle 2 pi w / 2^32: the multiple of pi/2 is taken off in integers, so exactly."""
+    """Sine and cosine of the angle 2 pi w / 2^32. The multiple of pi/2 is subtracted in integers, which is exact."""
     quarter = (w + (1 << 29)).to(tl.int32, bitcast=True) >> 30
     rest = (w - (quarter.to(tl.uint32, bitcast=True) << 30)).to(tl.int32, bitcast=True)
     x = rest.to(tl.float32) * TURN
@@ -124,13 +130,13 @@ def sin_cos(w):
 
 @triton.jit
 def box_muller(w0, w1, amplitude, EXACT: tl.constexpr):
-    """Two words -> amplitude r cos, amplitude r sin."""
+    """Box-Muller: two words become amplitude r cos and amplitude r sin."""
     u = unit(w0, 32)
     if EXACT:
         r = square_root(minus_two_log(u))
         sin, cos = sin_cos(w1)
     else:
-        r = special(tl.maximum(special(u, "lg2", LG2) * MINUS_TWO_LN2, 0.0), "sqrt", SQRT)  # lg2 near 1 may be positive
+        r = special(tl.maximum(special(u, "lg2", LG2) * MINUS_TWO_LN2, 0.0), "sqrt", SQRT)  # lg2 may be positive near 1
         angle = w1.to(tl.int32, bitcast=True).to(tl.float32) * TURN
         sin, cos = special(angle, "sin", SIN), special(angle, "cos", COS)
     r *= amplitude
@@ -139,41 +145,46 @@ def box_muller(w0, w1, amplitude, EXACT: tl.constexpr):
 
 @triton.jit
 def signed_by_bit_0(magnitude, w):
-    """+ where bit 0 is set, else -."""
+    """The magnitude, with a minus sign where bit 0 of the word is not set."""
     return (magnitude.to(tl.uint32, bitcast=True) | ((w & 1) ^ 1) << 31).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
-    """Amplitude times a value of the kinds of one word an element."""
+    """Amplitude times a value, for the kinds that need one word for each element."""
     if KIND == "impulse":
         value = tl.where((w >> 1) < threshold, signed_by_bit_0(amplitude, w), 0.0)
     elif KIND == "uniform":
         value = tl.fma(unit(w, 32), amplitude * TWICE_SQRT3, amplitude * SQRT3)
-    elif EXACT:
-        value = signed_by_bit_0(minus_two_log(unit(w >> 1, 31)) * (amplitude * LAPLACE), w)
-    else:
-        magnitude = tl.maximum(special(unit(w >> 1, 31), "lg2", LG2) * MINUS_TWO_LN2, 0.0)
+    elif KIND == "laplace":
+        if EXACT:
+            magnitude = minus_two_log(unit(w >> 1, 31))
+        else:
+            magnitude = tl.maximum(special(unit(w >> 1, 31), "lg2", LG2) * MINUS_TWO_LN2, 0.0)
         value = signed_by_bit_0(magnitude * (amplitude * LAPLACE), w)
+    else:
+        tl.static_assert(False, UNKNOWN_KIND + KIND)
     return value
 
 
 @triton.jit
 def one_word64(w, threshold, KIND: tl.constexpr):
-    """The float64 definition of the kinds of one word an element: the u is float32's."""
+    """The float64 definition of the kinds that need one word for each element; u is the float32 value."""
     if KIND == "impulse":
         value = one_word(w, threshold, tl.full((), 1.0, tl.float32), "impulse", True).to(tl.float64)
     elif KIND == "uniform":
         value = 1.7320508075688772 * (2 * unit(w, 32).to(tl.float64) - 1)
-    else:
+    elif KIND == "laplace":
         magnitude = -tl.log(unit(w >> 1, 31).to(tl.float64)) * 0.7071067811865476
         value = tl.where((w & 1) != 0, magnitude, -magnitude)
+    else:
+        tl.static_assert(False, UNKNOWN_KIND + KIND)
     return value
 
 
 @triton.jit
 def box_muller64(w0, w1):
-    """The float64 definition."""
+    """The float64 definition of Box-Muller."""
     r = tl.sqrt(-2 * tl.log(unit(w0, 32).to(tl.float64)))
     angle = w1.to(tl.int32, bitcast=True).to(tl.float64) * 1.4629180792671596e-09  # pi / 2^31
     return r * tl.cos(angle), r * tl.sin(angle)
@@ -181,7 +192,7 @@ def box_muller64(w0, w1):
 
 @triton.jit
 def quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr):
-    """The four values of each quad, times the amplitude: float32, or float64 where WIDE."""
+    """The four values of each quad times the amplitude: float64 if WIDE, else float32."""
     w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
     if WIDE:
         if KIND == "gaussian":
@@ -202,7 +213,7 @@ def quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND: tl.constexpr, EXACT
 
 @triton.jit
 def stream_key(rng, ids, ids_row, sample, stream):
-    """Counter words 1 to 3 and the key, of a sample's stream."""
+    """Counter words 1 to 3 and the two words of the key, for a stream of a sample."""
     seed, draw = tl.load(rng), tl.load(rng + 1)
     identity = sample.to(tl.int64)
     if ids is not None:
@@ -214,13 +225,13 @@ def stream_key(rng, ids, ids_row, sample, stream):
 
 @triton.jit
 def one(WIDE: tl.constexpr):
-    """The amplitude of eps itself."""
+    """The amplitude 1."""
     return tl.full((), 1.0, tl.float64 if WIDE else tl.float32)
 
 
 @triton.jit
 def impulse_threshold(p, KIND: tl.constexpr):
-    """ceil(p 2^31), which fits 32 bits unsigned; 0 for kinds that read no p."""
+    """ceil(p 2^31), which fits an unsigned int of 32 bits; 0 for kinds that do not use p."""
     threshold = tl.full((), 0, tl.uint32)
     if KIND == "impulse":
         threshold = tl.ceil(tl.load(p) * 2147483648.0).to(tl.int64).to(tl.uint32)
@@ -229,7 +240,7 @@ def impulse_threshold(p, KIND: tl.constexpr):
 
 @triton.jit
 def in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS: tl.constexpr, BLOCK: tl.constexpr):
-    """[BLOCK] of quads v (and, where a thread has two in a row, u): no value leaves its thread."""
+    """[BLOCK] from the values v of each quad, and u of the next one if QUADS is 2. No value changes threads."""
     if QUADS == 2:
         v0, v1, v2, v3 = tl.join(v0, u0), tl.join(v1, u1), tl.join(v2, u2), tl.join(v3, u3)
     return tl.reshape(tl.join(tl.join(v0, v2), tl.join(v1, v3)), (BLOCK,))
@@ -237,7 +248,7 @@ def in_order(v0, v1, v2, v3, u0, u1, u2, u3, QUADS: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def below(count, QUADS: tl.constexpr, BLOCK: tl.constexpr):
-    """[BLOCK]: element < count, by one comparison an element with what is left for its quads."""
+    """[BLOCK] of element < count, by one comparison for each element with the count that is left for its quads."""
     left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
     return in_order(left > 0, left > 1, left > 2, left > 3, left > 4, left > 5, left > 6, left > 7, QUADS, BLOCK)
 
@@ -247,9 +258,9 @@ def eps_quads(
     first, c1, c2, c3, k0, k1, threshold, amplitude,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Amplitude eps of BLOCK elements from `first` on, a multiple of 4, as in_order takes them.
+    """Amplitude times eps of BLOCK elements, as in_order takes them. `first`, the first element, is a multiple of 4.
 
-    The amplitude is a scalar: it costs a multiplication for each pair, or none, not one for each element.
+    The amplitude is a scalar, so it costs one multiplication for each pair, or none, and not one for each element.
     """
     c0 = (first // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4 // QUADS).to(tl.uint32) * QUADS
     v0, v1, v2, v3 = quad(c0, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE)
@@ -261,7 +272,7 @@ def eps_quads(
 
 @triton.jit
 def squares_below(v0, v1, v2, v3, u0, u1, u2, u3, count, so_far, QUADS: tl.constexpr, BLOCK: tl.constexpr):
-    """so_far and the squares of the first `count` elements, quad by quad: before a layout could change."""
+    """so_far plus the squares of the first `count` elements, added quad by quad, so that no layout changes."""
     left = count - tl.arange(0, BLOCK // 4 // QUADS) * (4 * QUADS)
     a, b = tl.where(left > 0, v0, 0.0), tl.where(left > 1, v1, 0.0)
     c, d = tl.where(left > 2, v2, 0.0), tl.where(left > 3, v3, 0.0)
@@ -278,7 +289,7 @@ def eps_tile(
     first, c1, c2, c3, k0, k1, threshold, amplitude,
     KIND: tl.constexpr, EXACT: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The same as [BLOCK]."""
+    """Amplitude times eps of BLOCK elements in order, [BLOCK]."""
     v0, v1, v2, v3, u0, u1, u2, u3 = eps_quads(
         first, c1, c2, c3, k0, k1, threshold, amplitude, KIND, EXACT, WIDE, QUADS, BLOCK
     )

@@ -9,6 +9,7 @@ _Array = NDArray[Any]
 _Key = tuple[int, int, str, float, _Array | None]  # seed, draw, kind, p, sample ids
 
 INTERFACE: int
+KINDS: tuple[str, ...]
 
 def philox(seed: int, counter: _Array, words: _Array) -> None: ...
 def noise(key: _Key, stream: int, noisy: _Array | None, lengths: _Array | None, eps: _Array) -> None: ...

@@ -1,16 +1,20 @@
-// The kernels of every instruction set that this machine runs, on buffers of exactly their size (so that a sanitizer sees
-// one element too many), against the float64 definition. `ctest`; `make sanitize` runs it under sanitizers.
+// Compares the kernels of every instruction set that this machine runs with the float64 definition. Buffers have
+// exactly the size that is needed, so that a sanitizer sees an access beyond them. `make sanitize` runs this test under
+// sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../gather.h"
 #include "../kernels.h"
 #include "../philox.h"
+#include "../sequences.h"
 
 using namespace nmer_fast;
 
@@ -46,7 +50,11 @@ std::unique_ptr<T[]> buffer(std::int64_t n, T value = {}) {
   return out;
 }
 
-constexpr Noise noise_of(Kind kind) { return {0xFEDCBA9876543210u, 0xFFFFFFFFu, 255, 0xABCDEF012345u, kind, 644245095u}; }
+constexpr auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
+
+constexpr Noise noise_of(Kind kind) {
+  return {0xFEDCBA9876543210u, 0xFFFFFFFFu, 255, 0xABCDEF012345u, kind, 644245095u};
+}
 
 // Random123's known answers.
 void known_answers() {
@@ -59,9 +67,10 @@ void known_answers() {
         "philox of pi", "all", 1);
 }
 
-// Each kind in float32 against float64, from the start of a sample and from its far end; the same in bf16 and fp16 sizes.
+// Compares each kind in float32 with float64, at the start of a sample and at its far end, and runs the kernels of 16
+// bits.
 void noise_and_mixing(const Kernels& k, std::int64_t count) {
-  for (const Kind kind : {Kind::gaussian, Kind::impulse, Kind::uniform, Kind::laplace}) {
+  for (const auto& [name, kind] : kKinds) {
     const Noise noise = noise_of(kind);
     for (const std::int64_t first : {std::int64_t{0}, (std::int64_t{1} << 34) - 4 * ((count + 3) / 4)}) {
       auto exact = buffer<double>(count);
@@ -103,18 +112,20 @@ void vae(const Kernels& k, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     check(std::fabs(z[i] - (0.5 + sigma * eps[i])) <= 3e-6, "z", k.isa, i);
     check(std::fabs(grad_mu[i] - 1.5) <= 1e-6, "gradient of mu", k.isa, i);
-    check(std::fabs(grad_logvar[i] - 0.5 * (0.5 * sigma * eps[i] + 2 * std::expm1(-1.0))) <= 3e-6,
-          "gradient of logvar", k.isa, i);
+    check(std::fabs(grad_logvar[i] - 0.5 * (0.5 * sigma * eps[i] + 2 * std::expm1(-1.0))) <= 3e-6, "gradient of logvar",
+          k.isa, i);
   }
 }
 
-// Numbers from -1 to 1 that look like chance.
-float chance(std::uint64_t at) { return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1; }
+// Numbers from -1 to 1 that look random.
+float chance(std::uint64_t at) {
+  return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1;
+}
 
 double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
 
-// Two encoders over samples of every length, one group, against the recurrence in double; the gradients of the gates
-// against differences of the pooled sum.
+// Compares two encoders over one group of samples of every length with the recurrence in double, and the gradients of
+// the gates with finite differences of the pooled sum.
 void lstm(const Kernels& k, int width) {
   constexpr int kEncoders = 2, kSamples = 7;
   const std::int64_t lengths[kSamples] = {3, 0, 5, 1, 2, 5, 4};
@@ -129,14 +140,14 @@ void lstm(const Kernels& k, int width) {
   auto pooled = buffer<float>(pooled_size), grad = buffer<float>(pooled_size, 1);
   auto argmax = buffer<std::int64_t>(pooled_size);
   std::memcpy(gates.get(), given.get(), rows * 4 * row * sizeof(float));
-  const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(), gates.get(),
-                     hidden.get(), cell.get(), pooled.get(), argmax.get()};
+  const Lstm forward{kEncoders,   width,        lengths,    starts,       weight.get(),
+                     gates.get(), hidden.get(), cell.get(), pooled.get(), argmax.get()};
   for (int e = 0; e < kEncoders; ++e) k.lstm(forward, e, order, kSamples);
   auto d_gates = buffer<float>(rows * 4 * row, NAN);
-  const LstmBackward backward{kEncoders,   width,      lengths,       starts,      weight.get(),
+  const LstmBackward backward{kEncoders,   width,      lengths,    starts,       weight.get(),
                               gates.get(), cell.get(), grad.get(), argmax.get(), d_gates.get()};
   for (int e = 0; e < kEncoders; ++e) k.lstm_backward(backward, e, order, kSamples);
-  // The same gradients, given as those of the states.
+  // The gradients of the states instead of those of the maxima give the same result.
   auto of_states = buffer<float>(rows * row), d_same = buffer<float>(rows * 4 * row, NAN);
   for (int b = 0; b < kSamples; ++b)
     for (std::int64_t u = 0; u < row && lengths[b] > 0; ++u) of_states[(starts[b] + argmax[b * row + u]) * row + u] = 1;
@@ -146,7 +157,7 @@ void lstm(const Kernels& k, int width) {
   for (std::int64_t i = 0; i < rows * 4 * row; ++i) check(d_same[i] == d_gates[i], "gradients of states", k.isa, i);
   for (int e = 0; e < kEncoders; ++e) {
     for (int b = 0; b < kSamples; ++b) {
-      // The sum over units of the maximum, with one input of a gate moved by `by`.
+      // The sum of the maxima over all units, where `by` is added to the gates' input number `moved`.
       const auto run = [&](std::int64_t moved, double by, bool compare) {
         std::vector<double> h(width), c(width), best(width, -INFINITY);
         for (int t = 0; t < lengths[b]; ++t) {
@@ -183,7 +194,7 @@ void lstm(const Kernels& k, int width) {
   }
 }
 
-// Every panel and part of the rows, against sums in double.
+// Compares every panel, over parts of the rows, with sums in double.
 void product(const Kernels& k, int columns, int depth) {
   constexpr int kRows = 15;
   const auto a = buffer<float>(kRows * depth), weight = buffer<float>(columns * depth), bias = buffer<float>(columns);
@@ -205,7 +216,7 @@ void product(const Kernels& k, int columns, int depth) {
     }
 }
 
-// Two encoders' kernels of 2 and 5 steps over short and long samples, against sums in double.
+// Compares two encoders' kernels of 2 and 5 steps, over short and long samples, with sums in double.
 void convolution(const Kernels& k, int dims, int filters) {
   constexpr int kSizes[] = {2, 5}, kEncoders = 2, kSamples = 4;
   const int columns = kEncoders * filters, panel = k.panel_of(columns);
@@ -220,12 +231,13 @@ void convolution(const Kernels& k, int dims, int filters) {
   for (int kernel = 0, first = 0; kernel < 2; first += kSizes[kernel++]) {
     for (int i = 0; i < columns * kSizes[kernel] * dims; ++i) weights[kernel][i] = chance(7000000 + i) / 2;
     for (int tap = 0; tap < kSizes[kernel]; ++tap)
-      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims, panels.get() + (first + tap) * columns * dims);
+      k.pack_columns(weights[kernel].get(), columns, kSizes[kernel], tap, dims,
+                     panels.get() + (first + tap) * columns * dims);
   }
   auto pooled = buffer<float>(kSamples * 2 * columns);
   auto argmax = buffer<std::int64_t>(kSamples * 2 * columns);
-  const Convolution forward{2,       kEncoders,    filters,      dims,         kSizes,       lengths, starts,
-                            inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
+  const Convolution forward{2,      kEncoders,    filters,      dims,         kSizes,       lengths,
+                            starts, inputs.get(), panels.get(), biases.get(), pooled.get(), argmax.get()};
   for (int p = 0; p < columns / panel; ++p) {
     k.conv_max_pool(forward, 0, 3, p);
     k.conv_max_pool(forward, 3, kSamples, p);
@@ -240,7 +252,8 @@ void convolution(const Kernels& k, int dims, int filters) {
         for (int t = 0; t < windows && lengths[b] > 0; ++t) {
           double sum = 0.125;
           for (int i = 0; i < kSizes[kernel] * dims; ++i)
-            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) * weights[kernel][c * kSizes[kernel] * dims + i];
+            sum += static_cast<double>(inputs[(starts[b] + t) * dims + i]) *
+                   weights[kernel][c * kSizes[kernel] * dims + i];
           best = std::max(best, sum);
         }
         const int at = ((b * kEncoders + c / filters) * 2 + kernel) * filters + c % filters;
@@ -254,7 +267,7 @@ void convolution(const Kernels& k, int dims, int filters) {
   float* const to[] = {first_grad.get(), second_grad.get()};
   const ConvolutionBackward backward{2,      columns,      kSamples,   dims,        rows,
                                      kSizes, inputs.get(), wins.get(), grads.get(), to};
-  for (int part = 0; part * k.conv_part < dims; ++part) k.conv_max_pool_backward(backward, part);
+  for (int part = 0; part * k.conv_part() < dims; ++part) k.conv_max_pool_backward(backward, part);
   for (int kernel = 0; kernel < 2; ++kernel)
     for (int f = 0; f < columns; ++f)
       for (int tap = 0; tap < kSizes[kernel]; ++tap)
@@ -264,7 +277,8 @@ void convolution(const Kernels& k, int dims, int filters) {
             const int at = (kernel * columns + f) * kSamples + b;
             sum += static_cast<double>(grads[at]) * inputs[(wins[at] + tap) * dims + d];
           }
-          check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa, d);
+          check(std::fabs(to[kernel][(f * kSizes[kernel] + tap) * dims + d] - sum) <= 1e-5, "gradient of a tap", k.isa,
+                d);
         }
 }
 
@@ -276,10 +290,8 @@ int transform_failures([[maybe_unused]] const char* isa) {
   return baseline::transform_failures();
 }
 
-// Sequences of 0 to 4 steps and one of several tasks, out of exactly their memory into exactly the batch's; plain and
-// standardised, padded and cut.
+// Gathers sequences of 0 to 4 steps and one that takes several tasks, plain and standardised, padded and cut.
 void gather(Index dim) {
-  const auto serial = [](Index begin, Index end, Index, const auto& body) { body(begin, end); };
   const std::vector<Index> all = {0, 3, 1, 2 * kChunk / dim + 1, 4, 0};
   std::vector<Index> edges = {0};
   for (const Index n : all) edges.push_back(edges.back() + n);
@@ -287,19 +299,19 @@ void gather(Index dim) {
   for (Index i = 0; i < edges.back() * dim; ++i) values[i] = static_cast<float>(i % 1000);
   const Standard standard = {mean.get(), std.get(), 100.0f};
   const std::vector<Index> rows = {5, 4, 3, 0, 1};
-  std::vector<Index> starts, lengths;
-  for (const Index row : rows) starts.push_back(edges[row]), lengths.push_back(all[row]);
+  const Chosen chosen(rows.data(), static_cast<Index>(rows.size()), edges.data(), static_cast<Index>(all.size()),
+                      edges.back());
   for (const Index steps : {Index{1}, Index{3}, 2 * kChunk / dim + 9}) {
     const Index sizes[] = {static_cast<Index>(rows.size()), steps, dim};
     const Samples samples(Type::float32, 4, std::vector<Index>(sizes, sizes + 3));
     auto plain = buffer<float>(sizes[0] * samples.row, -1.0f), scaled = buffer<float>(sizes[0] * samples.row, -1.0f);
-    gather_padded(serial, samples, values.get(), starts, lengths, nullptr, plain.get());
-    gather_padded(serial, samples, values.get(), starts, lengths, &standard, scaled.get());
+    gather_padded(serial, samples, values.get(), chosen, nullptr, plain.get());
+    gather_padded(serial, samples, values.get(), chosen, &standard, scaled.get());
     bool holds = true;
     for (Index b = 0; b < sizes[0]; ++b) {
       for (Index i = 0; i < samples.row; ++i) {
-        const bool valid = i < lengths[b] * dim;
-        const float x = valid ? values[starts[b] * dim + i] : 0, y = valid ? std::fmin((x - 1) / 2, 100.0f) : 0;
+        const bool valid = i < chosen.lengths[b] * dim;
+        const float x = valid ? values[chosen.starts[b] * dim + i] : 0, y = valid ? std::fmin((x - 1) / 2, 100.0f) : 0;
         holds &= plain[b * samples.row + i] == x && scaled[b * samples.row + i] == y;
       }
     }
@@ -307,10 +319,150 @@ void gather(Index dim) {
   }
 }
 
+// The message of the error for this row and these edges; empty where there is none.
+std::string refusal(Index row, const std::vector<Index>& edges) {
+  try {
+    Chosen(&row, 1, edges.data(), static_cast<Index>(edges.size()) - 1, 9);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void refused_rows() {
+  const std::vector<Index> edges = {0, 3, 9};
+  check(refusal(0, edges).empty() && refusal(1, edges).empty(), "rows in range", "all", 2);
+  check(refusal(2, edges) == "rows: expected 0 to 1, got 2", "a row too high", "all", 2);
+  check(refusal(-1, edges) == "rows: expected 0 to 1, got -1", "a row too low", "all", 2);
+  for (const std::vector<Index>& bad : {std::vector<Index>{0, 10}, {-1, 3}, {5, 4}})
+    check(refusal(0, bad) ==
+              "offsets: expected to rise from 0 to 9, got " + std::to_string(bad[0]) + " and " + std::to_string(bad[1]),
+          "edges out of range", "all", 1);
+}
+
+// Every kind is found by its name, and no other name is found.
+void kinds() {
+  for (const auto& [name, kind] : kKinds) check(kind_named(name) == kind, "a kind by its name", "all", 1);
+  for (const char* name : {"cauchy", "", "Gaussian", "laplace "})
+    check(!kind_named(name).has_value(), "an unknown kind", "all", 1);
+  check(unknown_kind("cauchy") == "kind: expected one of gaussian, impulse, uniform, laplace, got cauchy",
+        "the message of an unknown kind", "all", 1);
+}
+
+// Steps that are packed and unpacked again are the valid ones; all other elements are zero.
+void packing(Index more, Index least) {
+  constexpr Index kSteps = 7, kWidth = 3, kSamples = 19;
+  std::vector<Index> lengths;
+  for (Index b = 0; b < kSamples; ++b) lengths.push_back(b % (kSteps + 1));
+  const auto x = buffer<float>(kSamples * kSteps * kWidth, 1.0f);
+  const Sequences sequences(lengths.data(), kSamples, more, least);
+  const auto rows = buffer<float>(sequences.rows() * kWidth, NAN),
+             back = buffer<float>(kSamples * kSteps * kWidth, NAN);
+  packed_steps(serial, sequences, kSteps, kWidth * sizeof(float), x.get(), rows.get());
+  bool holds = sequences.count() == kSamples;
+  for (Index b = 0; b < kSamples; ++b) {
+    holds &= sequences.starts[b + 1] - sequences.starts[b] == std::max(lengths[b] + more, least);
+    for (Index i = sequences.starts[b]; i < sequences.starts[b + 1]; ++i)
+      for (Index w = 0; w < kWidth; ++w)
+        holds &= rows[i * kWidth + w] == (i - sequences.starts[b] < lengths[b] ? 1.0f : 0.0f);
+  }
+  unpacked_steps(serial, sequences, kSteps, kWidth * sizeof(float), 0, rows.get(), back.get());
+  for (Index b = 0; b < kSamples; ++b)
+    for (Index i = 0; i < kSteps * kWidth; ++i)
+      holds &= back[b * kSteps * kWidth + i] == (i < lengths[b] * kWidth ? 1.0f : 0.0f);
+  check(holds, "packed and unpacked", "all", more);
+}
+
+// Every sample of every encoder is in one group, and a group's longest come first.
+void grouping() {
+  constexpr int kEncoders = 2, kSamples = 2 * kGroup + 5;
+  std::vector<Index> lengths;
+  for (Index b = 0; b < kSamples; ++b) lengths.push_back(b * 7 % 11);
+  std::vector<int> seen(kEncoders * kSamples);
+  bool holds = true;
+  for_groups(serial, Sequences(lengths.data(), kSamples, 1, 0), kEncoders,
+             [&](int encoder, const int* samples, int count) {
+               holds &= count <= kGroup;
+               for (int i = 0; i < count; ++i) {
+                 ++seen[encoder * kSamples + samples[i]];
+                 holds &= i == 0 || lengths[samples[i - 1]] >= lengths[samples[i]];
+               }
+             });
+  for (const int times : seen) holds &= times == 1;
+  check(holds, "groups", "all", kSamples);
+}
+
+// The results of the LSTM's and the convolution's ops on whole batches. The convolution's gradient is that of the first
+// sample alone.
+struct BatchResult {
+  std::vector<float> pooled, hidden, d_gates, maxima, grad_taps;
+};
+BatchResult on_a_batch(const Kernels& k, const std::vector<Index>& lengths, const float* x) {
+  constexpr int kDims = 5, kWidth = 16, kKernel = 3;
+  const Index count = static_cast<Index>(lengths.size());
+  std::vector<float> ih(4 * kWidth * kDims), hh(4 * kWidth * kWidth), bias(4 * kWidth), taps(kWidth * kKernel * kDims);
+  Index at = 0;
+  for (std::vector<float>* weights : {&ih, &hh, &bias, &taps})
+    for (float& value : *weights) value = chance(++at) / 2;
+  const Sequences sequences(lengths.data(), count, 1, 0), windows(lengths.data(), count, 0, kKernel);
+  std::vector<float> inputs(sequences.rows() * kDims), panels(ih.size()), gates(sequences.rows() * 4 * kWidth), cell;
+  Index steps = 0;
+  for (const Index length : lengths) steps = std::max(steps, length);
+  packed_steps(serial, sequences, steps, kDims * sizeof(float), x, inputs.data());
+  BatchResult out;
+  out.hidden.resize(sequences.rows() * kWidth), out.pooled.resize(count * kWidth), out.d_gates.resize(gates.size());
+  cell.resize(out.hidden.size());
+  std::vector<Index> argmax(out.pooled.size());
+  const Product projection{kDims, 4 * kWidth, inputs.data(), panels.data(), bias.data(), gates.data()};
+  lstm_recurrence(serial, k, sequences, projection, ih.data(), panels.data(),
+                  Lstm{1, kWidth, lengths.data(), sequences.starts.data(), hh.data(), gates.data(), out.hidden.data(),
+                       cell.data(), out.pooled.data(), argmax.data()});
+  const std::vector<float> ones(out.pooled.size(), 1.0f);
+  lstm_recurrence_backward(serial, k, sequences,
+                           LstmBackward{1, kWidth, lengths.data(), sequences.starts.data(), hh.data(), gates.data(),
+                                        cell.data(), ones.data(), argmax.data(), out.d_gates.data()});
+  std::vector<float> rows(windows.rows() * kDims), tap_panels(taps.size());
+  packed_steps(serial, windows, steps, kDims * sizeof(float), x, rows.data());
+  out.maxima.resize(count * kWidth), out.grad_taps.resize(taps.size());
+  windows_max(serial, k, windows, {taps.data()}, tap_panels.data(),
+              Convolution{1, 1, kWidth, kDims, &kKernel, lengths.data(), windows.starts.data(), rows.data(),
+                          tap_panels.data(), bias.data(), out.maxima.data(), argmax.data()});
+  std::vector<float> grad(out.maxima.size());
+  std::fill_n(grad.begin(), kWidth, 1.0f);
+  float* const to = out.grad_taps.data();
+  winning_windows(serial, k, windows, kWidth, grad.data(), argmax.data(),
+                  ConvolutionBackward{1, kWidth, static_cast<int>(count), kDims, windows.rows(), &kKernel, rows.data(),
+                                      nullptr, nullptr, &to});
+  return out;
+}
+
+// The first sample's results in a batch of several groups are, to the bit, those of the sample alone.
+void batches(const Kernels& k) {
+  constexpr Index kSamples = 2 * kGroup + 6, kSteps = 9, kDims = 5;
+  std::vector<Index> lengths = {kSteps};
+  while (static_cast<Index>(lengths.size()) < kSamples) lengths.push_back(chance(lengths.size()) > 0 ? 4 : kSteps);
+  std::vector<float> x(kSamples * kSteps * kDims);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = chance(i);
+  const BatchResult whole = on_a_batch(k, lengths, x.data()), alone = on_a_batch(k, {kSteps}, x.data());
+  const auto begins = [](const std::vector<float>& a, const std::vector<float>& b) {
+    return std::equal(b.begin(), b.end(), a.begin());
+  };
+  check(begins(whole.pooled, alone.pooled) && begins(whole.hidden, alone.hidden), "the LSTM of a batch", k.isa,
+        kSamples);
+  check(begins(whole.d_gates, alone.d_gates), "the LSTM's gradient of a batch", k.isa, kSamples);
+  check(begins(whole.maxima, alone.maxima), "the convolutions of a batch", k.isa, kSamples);
+  check(begins(whole.grad_taps, alone.grad_taps), "the convolutions' gradient of a batch", k.isa, kSamples);
+}
+
 }  // namespace
 
 int main() {
   known_answers();
+  refused_rows();
+  kinds();
+  packing(1, 0);
+  packing(0, 5);
+  grouping();
   for (const Index dim : {1, 5, 130}) gather(dim);
   for (const Kernels* k : all_kernels()) {
     check(transform_failures(k->isa) == 0, "values of chosen words", k->isa, 4);
@@ -318,9 +470,12 @@ int main() {
       noise_and_mixing(*k, count);
       vae(*k, count);
     }
-    for (const int columns : {16, 128}) for (const int depth : {1, 37, 130}) product(*k, columns, depth);
+    for (const int columns : {16, 128})
+      for (const int depth : {1, 37, 130}) product(*k, columns, depth);
     for (const int width : {16, 64}) lstm(*k, width);
-    for (const int filters : {8, 64}) for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
+    batches(*k);
+    for (const int filters : {8, 64})
+      for (const int dims : {1, 31, 64, 70}) convolution(*k, dims, filters);
     std::printf("%s: done\n", k->isa);
   }
   check(!use_kernels("abacus"), "an unknown instruction set is refused", "all", 0);

@@ -1,10 +1,10 @@
-// From words to values, of one instruction set (compiled once for each), on words that noise meets once in a billion: the
-// far tail, the centre, and the corners of the angle.
+// Tests the transforms from words to values on words that noise meets once in a billion: the far tail, the centre, and
+// the corners of the angle. The file is compiled once for each instruction set.
 #include <cmath>
 #include <cstdio>
 #include <numbers>
 
-#include "../gaussian.h"
+#include "../distributions.h"
 
 namespace nmer_fast::NMER_FAST_ISA {
 namespace {
@@ -15,13 +15,13 @@ constexpr std::uint32_t kWords[] = {0,          1,          2,          3,      
                                     0x7FFFFFFF, 0x80000000, 0x80000001, 0x9FFFFFFF, 0xA0000000, 0xB504F333, 0xB504F334,
                                     0xC0000000, 0xDFFFFFFF, 0xE0000000, 0xFFFFFE00, 0xFFFFFF7F, 0xFFFFFF80, 0xFFFFFFFF};
 
-double unit64(std::uint32_t w, int bits) {
+double unit_of(std::uint32_t w, int bits) {
   const float scale = std::ldexp(1.0f, -bits);
   const float product = static_cast<float>(w) * scale;
   return product + scale / 2;
 }
 
-// Whether all values of all lanes are the expected four.
+// Whether all lanes have the four expected values.
 template <class Transform>
 bool gives(const Transform& transform, const std::uint32_t (&w)[4], const double (&expected)[4]) {
   const U64 words[4] = {splat(std::uint64_t{w[0]}), splat(std::uint64_t{w[1]}), splat(std::uint64_t{w[2]}),
@@ -47,11 +47,11 @@ int transform_failures() {
       const std::uint32_t w[4] = {a, b, b, a};
       double normal[4], laplace[4], uniform[4];
       for (int j = 0; j < 4; ++j) {
-        const double u = unit64(w[j / 2 * 2], 32), r = std::sqrt(-2 * std::log(u));
+        const double u = unit_of(w[j / 2 * 2], 32), r = std::sqrt(-2 * std::log(u));
         const double angle = static_cast<std::int32_t>(w[j / 2 * 2 + 1]) * (std::numbers::pi / 0x1p31);
         normal[j] = r * (j % 2 == 0 ? std::cos(angle) : std::sin(angle));
-        laplace[j] = (w[j] & 1 ? 1 : -1) * -std::log(unit64(w[j] >> 1, 31)) / std::numbers::sqrt2;
-        uniform[j] = std::numbers::sqrt3 * (2 * unit64(w[j], 32) - 1);
+        laplace[j] = (w[j] & 1 ? 1 : -1) * -std::log(unit_of(w[j] >> 1, 31)) / std::numbers::sqrt2;
+        uniform[j] = std::numbers::sqrt3 * (2 * unit_of(w[j], 32) - 1);
       }
       failures += !gives(Gaussian{}, w, normal) + !gives(ByWord{Laplace{}}, w, laplace);
       failures += !gives(ByWord{Uniform{}}, w, uniform);

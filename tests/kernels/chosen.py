@@ -1,4 +1,4 @@
-"""Box-Muller on chosen words: the far tail, the centre, the corners of the angle, which noise meets once in a billion."""
+"""Box-Muller on words that noise meets once in a billion: the far tail, the centre, the corners of the angle."""
 
 import torch
 import triton
@@ -22,7 +22,7 @@ def chosen_kernel(radius, angle, cos, sin, EXACT: tl.constexpr, BLOCK: tl.conste
 
 
 def case(exact):
-    """(launch, its two results, their float64 definition)."""
+    """Return (launch, its two results, the results by the float64 definition)."""
     words = WORDS.to(torch.get_default_device())
     pairs = torch.cartesian_prod(words, words)
     pairs = torch.cat([pairs, pairs[:1].expand(1024 - len(pairs), 2)])

@@ -1,4 +1,4 @@
-"""The compiled code itself: the PTX that a launch makes for sm_80, executed on the CPU by ../shared/tools/ptx_run.py.
+"""The compiled code itself: ../shared/tools/ptx_run.py executes, on the CPU, the PTX that a launch makes for sm_80.
 
 Out-of-bounds, misaligned, racing and undefined accesses are errors there, and approximate instructions err at random up to
 their documented bounds. Timing is not modelled; ptxas comes after it.
@@ -38,20 +38,20 @@ EPS_ERROR = {torch.float32: 2e-6, torch.bfloat16: 2e-4, torch.float16: 2e-4}
 
 
 def execute(launch):
-    """Run a launch as a GPU would, with approximate instructions at their worst; the counts of what it did."""
+    """Run a launch as a GPU would, with approximate instructions at their worst; return counts of what it did."""
     kernel = compiled(launch, 80)
     return run_triton(kernel, launch.programs, runtime_arguments(launch, kernel), noise=1.0)
 
 
 def features_by_width(counted, kind):
-    """{bytes of an access: bytes moved}, of loads ("ld") or stores ("st") of four bytes and more."""
+    """Return {bytes of an access: bytes moved} for the loads ("ld") or stores ("st") of four bytes and more."""
     return {width: moved for (what, width), moved in counted.bytes.items() if what == kind and width >= 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise(dtype, kind):
-    """float32: the CPU's values bit for bit. 16 bits: within what the special-function unit may err by."""
+    """float32 values are the CPU's bit for bit; 16-bit values err by no more than the special-function unit may."""
     eps = torch.full((3, 8, 130), float("nan"), dtype=dtype)
     execute(noise.planned(eps, RNG, IDS, None, None, P, 200, kind))
     args = (eps.shape, RNG, IDS, None, None, P, 200, kind)
@@ -71,7 +71,7 @@ def modalities(dims, dtype):
 @pytest.mark.parametrize("stats", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_noise_multimodal(dtype, stats, dims):
-    """Values, selections, statistics; features move in 128-bit accesses and no byte of them twice."""
+    """Values, selections and statistics are right; features move in 128-bit accesses, and no byte moves twice."""
     xs, alpha_bars, noisy, lengths = modalities(dims, dtype)
     ys = [torch.full_like(x, float("nan")) for x in xs]
     args = (alpha_bars, RNG, IDS, noisy, lengths, None, [3, 0, 239], "gaussian", stats)
@@ -94,7 +94,7 @@ def test_add_noise_multimodal(dtype, stats, dims):
 
 
 def test_steps_that_are_no_multiple_of_eight():
-    """The general path, whose rows have no known divisor."""
+    """The general path serves rows that have no known divisor."""
     x, y = torch.randn(3, 5, 37), torch.full((3, 5, 37), float("nan"))
     args = (
         torch.rand(3, 1, dtype=torch.float64),
@@ -158,7 +158,7 @@ def test_reparameterize_kl_and_its_gradients(dtype, row):
 @pytest.mark.parametrize("width", [16, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_lstms_walk_forth_and_back(dtype, width, pools):
-    """A step reads what other threads wrote in the one before; nothing is read that nobody wrote, or written beyond."""
+    """A step reads what other threads wrote in the step before, reads nothing unwritten, and writes nothing beyond its rows."""
     x, lengths, encoders = torch.randn(10, 4, 5).to(dtype), torch.tensor([4, 0, 3, 1, 4, 2, 4, 4, 1, 3]), 2
     sizes = ((encoders, 4 * width, 5), (encoders, 4 * width, width), (encoders, 4 * width))
     ih, hh, bias = ((torch.randn(size) / size[-1] ** 0.5).to(dtype) for size in sizes)

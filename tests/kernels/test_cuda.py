@@ -26,7 +26,7 @@ ERROR = {torch.bfloat16: 2e-4, torch.float16: 2e-4, torch.float64: 1e-12}
 
 
 def to(value, device):
-    """The same arguments on another device; leaves stay leaves."""
+    """Move arguments to another device; leaves stay leaves."""
     if isinstance(value, torch.Tensor):
         return value.detach().to(device).requires_grad_(value.requires_grad)
     if isinstance(value, list):
@@ -36,7 +36,7 @@ def to(value, device):
 
 @contextmanager
 def no_wait():
-    """Whatever waits for the device is an error."""
+    """Make everything that waits for the device an error."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -59,7 +59,7 @@ def test_noise_is_the_cpus(dtype, kind):
 @pytest.mark.parametrize(("kind", "dims"), [*[(kind, (130, 342, 1024)) for kind in KINDS], ("gaussian", (35,))])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_multimodal_is_the_cpus(dtype, kind, dims):
-    """Values and statistics, and the same bits of statistics at every run."""
+    """Values and statistics are the CPU's, and the statistics have the same bits in every run."""
     count = len(dims)
     xs = [torch.randn(70, 16, d).to(dtype) for d in dims]
     options = {
@@ -88,7 +88,7 @@ def test_multimodal_is_the_cpus(dtype, kind, dims):
 
 
 def test_another_batch_compiles_nothing():
-    """Ints are no part of what a kernel is compiled for: lengths, batch sizes and steps vary freely."""
+    """No kernel is compiled for the value of an int: lengths, batch sizes and steps vary freely."""
 
     def noised(batch, *steps):
         xs = [torch.randn(batch, t, d, device=CUDA) for t, d in zip(steps, (130, 342, 1024), strict=True)]
@@ -128,7 +128,7 @@ def test_gradients_are_the_cpus(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("op", [ops.lstm_max_pool, ops.lstm_states], ids=lambda op: op.__name__)
 def test_the_lstm_is_the_cpus(op, dtype):
-    """Values and gradients of both encoders of an input, beside float64; nothing waits for the device."""
+    """Values and gradients of two encoders of one input agree with float64; nothing waits for the device."""
     x, lengths = torch.randn(70, 41, 130), torch.randint(0, 42, (70,))
     leaves = [x, *(torch.randn(2, 512, *n) / n[0] ** 0.5 for n in ((130,), (128,))), torch.randn(2, 512)]
 
@@ -148,7 +148,7 @@ def test_the_lstm_is_the_cpus(op, dtype):
 
 
 def test_more_than_2_31_elements():
-    """The last samples of 2^31 + 2^13 elements, and the last elements of a sample of 2^32 + 16."""
+    """The last samples of 2^31 + 2^13 elements are right, and so are the last elements of a sample of 2^32 + 16."""
     x = torch.ones(2**18 + 1, 2**13, dtype=torch.bfloat16, device=CUDA)
     y = ops.add_noise(x, 0.0, seed=1, kind="impulse", p=0.5)
     last = torch.arange(2**18 - 1, 2**18 + 1)
@@ -175,7 +175,7 @@ def test_a_stream_of_ones_own_and_views():
 
 
 def test_noise_has_its_moments():
-    """A hundred million values: mean, variance and kurtosis within five standard errors."""
+    """Mean, variance and kurtosis of a hundred million values are within five standard errors."""
     eps = ops.noise((100, 10**6), seed=3, device=CUDA).double()
     n = eps.numel()
     assert abs(eps.mean()) < 5 / math.sqrt(n)
@@ -185,7 +185,7 @@ def test_noise_has_its_moments():
 
 @pytest.mark.parametrize("amp", [False, True])
 def test_training_is_the_cpus_and_compiled_the_same(amp):
-    """Losses by epoch: on the CPU, on the GPU, and on the GPU compiled; no dropout, so no other random numbers."""
+    """The losses of each epoch agree on the CPU, on the GPU and compiled; without dropout no other random numbers differ."""
     model = replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
     noise, losses = partial(NoiseScheduler, dict.fromkeys("avl", 1.0), snr_db=-10), []
     for device, compiled in (("cpu", False), ("cuda", False), ("cuda", True)):

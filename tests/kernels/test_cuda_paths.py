@@ -1,19 +1,54 @@
-"""What can be known of CUDA without a GPU: that the Triton kernels are what would serve, and shapes on fake CUDA tensors."""
+"""What tests can check of CUDA without a GPU: the Triton kernels are registered, and shapes are right on fake CUDA tensors."""
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.compiler.errors import CompilationError
 
 from nmer_fast import ops
+from nmer_fast.contract import GENERATED_KINDS
+from nmer_fast.kernels import noise
+from nmer_fast.kernels.ahead_of_time import compiled
 from nmer_fast.ops import _cuda
 
+SERVED = {
+    "philox": "philox",
+    "noise": "noise",
+    "add_noise": "add_noise",
+    "add_noise_multimodal": "add_noise_multimodal",
+    "mix_noise": "mix_noise",
+    "mix_noise_backward": "mix_noise",
+    "reparameterize_kl": "reparameterize_kl",
+    "reparameterize_kl_backward": "reparameterize_kl",
+    "lstm_max_pool": "lstm",
+    "lstm_states": "lstm",
+    "lstm_backward": "lstm",
+}
 
-@pytest.mark.parametrize("name", _cuda.FILES)
+
+def test_every_op_finds_the_file_of_its_kernel():
+    assert _cuda.files() == SERVED
+
+
+@pytest.mark.parametrize("name", SERVED)
 def test_triton_serves_on_cuda(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"nmer_fast::{name}", "CUDA")
+    assert callable(getattr(import_module(f"nmer_fast.kernels.{SERVED[name]}"), name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_an_unknown_kind_does_not_compile(dtype):
+    rng = torch.tensor([1, 2])
+    with pytest.raises(CompilationError) as caught:
+        compiled(noise.planned(torch.empty(2, 9, dtype=dtype), rng, None, None, None, None, 0, "cauchy"))
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert str(error).endswith(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got cauchy")
 
 
 def test_triton_is_imported_at_the_first_call_only():

@@ -1,4 +1,4 @@
-"""Every Triton kernel, with its launch code, equal to the reference: on the GPU where there is one, else interpreted.
+"""Every Triton kernel, with its launch code, equals the reference: on a GPU if there is one, else interpreted.
 
 `make test` runs it in Triton's interpreter (TRITON_INTERPRET=1), where the 16-bit kernels' special-function instructions
 are substituted. On a GPU they are the real ones.
@@ -12,6 +12,8 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU here, and TRITON_INTERPRET=1 is not set; make test sets it", allow_module_level=True)
+
+from triton.errors import TritonError
 
 from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.kernels import add_noise, launch, lstm, mix_noise, noise, philox, reparameterize_kl
@@ -42,7 +44,7 @@ def within(got, exact, error=2e-6):
 
 
 def selection():
-    """Every length from none to all, more than all and negative among them; flags of both kinds."""
+    """Return ids, flags of both kinds, and lengths from none to all steps, one negative and one too long."""
     return (
         torch.tensor([5, 2**48 - 1, 2**32, 0, -1, 7]),
         torch.tensor([True, True, True, False, True, True]),
@@ -68,11 +70,21 @@ def test_add_noise(dtype, kind):
         assert torch.equal(eps.double(), exact_eps)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_unknown_kind_is_refused(dtype):
+    with pytest.raises(TritonError) as caught:
+        noise.noise([6, 9, 37], RNG, None, None, None, None, 200, "cauchy", dtype)
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert f"kind: expected one of {', '.join(KINDS)}, got cauchy" in str(error)
+
+
 @pytest.mark.parametrize("dims", [(130, 342, 1024), (74, 35, 300), (1,), (5, 8, 1, 2, 3, 4, 7, 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_add_noise_multimodal(dtype, dims, per_sample):
-    """Steps that are a multiple of 8, as the batcher makes them, and others; every condition; every length."""
+    """Steps are a multiple of 8, as the batcher makes them, or not; every condition and every length occurs."""
     count = len(dims)
     xs = [torch.randn(3, 8 if d > 100 or m % 2 else 3, d).to(dtype) for m, d in enumerate(dims)]
     lengths = torch.stack([torch.tensor([x.shape[1], 0, 2]) for x in xs], dim=1)
@@ -123,7 +135,7 @@ def test_reparameterize_kl_and_its_gradients(dtype, row):
 
 
 def lstm_case(width, dtype):
-    """Two encoders, two groups of samples, every length; (x, lengths, weights). What stands beyond a length is NaN."""
+    """Return (x, lengths, weights) of two encoders and two groups of samples. x is NaN beyond each length."""
     x, lengths = torch.randn(11, 6, 5).to(dtype), torch.tensor([6, 0, 3, 1, 5, 6, 2, 4, 9, -3, 6])
     x = x.masked_fill((torch.arange(6) >= lengths[:, None])[..., None], float("nan"))
     sizes = ((2, 4 * width, 5), (2, 4 * width, width), (2, 4 * width))
@@ -131,7 +143,7 @@ def lstm_case(width, dtype):
 
 
 def lstm_run(module, name, x, lengths, weights, grad):
-    """(output, gradients) of an op's own functions."""
+    """Return (output, gradients), computed by the functions of a module."""
     out, *argmax, hidden, cell, gates = getattr(module, name)(x, lengths, *weights)
     grad = (grad[:, 0] if argmax else grad).to(x.dtype)
     return out, module.lstm_backward(grad, x, lengths, *weights[:2], hidden, cell, gates, True, *argmax)
@@ -169,7 +181,7 @@ def test_the_lstm_in_bfloat16_errs_no_more_than_the_reference(name):
 
 
 def test_the_lstm_serves_what_it_cannot_by_the_reference():
-    """Widths that are no power of two or too wide for a program, and float64: the same numbers."""
+    """The results are the reference's for widths that are no power of two or too wide for a program, and for float64."""
     for width, dtype in ((6, torch.float32), (256, torch.float32), (16, torch.float64)):
         x, lengths, weights = lstm_case(width, dtype)
         given = (x, lengths.clamp(0, 6), weights, torch.randn(11, 6, 2, width))

@@ -1,4 +1,4 @@
-"""What a launch costs the host, not the GPU: a later launch gives the launcher what Triton's own way would give it."""
+"""The host's side of a launch: a later launch passes the launcher the same arguments as Triton's own way does."""
 
 import os
 from dataclasses import replace
@@ -25,12 +25,12 @@ def twin_kernel(
     x, eps, y, alpha_bar, noisy, lengths, row, steps, step_size, alpha_row, noisy_row, lengths_row,
     OF_NOISE: tl.constexpr, WIDE: tl.constexpr, QUADS: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of mix_noise_kernel's arguments."""
+    """Take mix_noise_kernel's arguments."""
     return
 
 
 class Recorder(_NoDriver):
-    """A driver without a GPU whose launcher notes what it is given."""
+    """A driver without a GPU, whose launcher records its arguments."""
 
     def __init__(self):
         super().__init__(80)
@@ -47,7 +47,7 @@ class Recorder(_NoDriver):
 
 
 def flat(args):
-    """Tensors by where they are, so that two calls can be compared."""
+    """Replace tensors by their dtype and shape, so that two calls can be compared."""
     values = [v for a in args for v in (a if isinstance(a, tuple) else (a,))]
     return [(v.dtype, v.shape) if isinstance(v, torch.Tensor) else v for v in values]
 
@@ -94,7 +94,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_later_launch_is_the_first_ones(recorder, name):
-    """Grid, stream, function and every argument in its place, constants included."""
+    """Grid, stream, function and every argument are in their places, constants included."""
     for _ in range(3):
         CALLS[name](torch.randn(3, 40))
     launches = len(recorder.given) // 3
@@ -107,7 +107,7 @@ def test_a_later_launch_is_the_first_ones(recorder, name):
 
 
 def test_another_batch_compiles_nothing(recorder):
-    """Ints are no part of what a kernel is compiled for: batch sizes and steps vary, 1 and multiples of 16 included."""
+    """No kernel is compiled for the value of an int: batch sizes and steps vary, 1 and multiples of 16 included."""
     noised(7, 8, 24, 40)
     ready, variants = dict(launch.READY), len(multimodal.add_noise_multimodal_kernel.device_caches[80][0])
     for batch, *steps in ((1, 8, 8, 8), (16, 16, 16, 16), (4, 312, 48, 32), (128, 8, 200, 16)):
@@ -123,7 +123,7 @@ def test_another_batch_compiles_nothing(recorder):
 
 
 def test_what_a_kernel_is_compiled_for_is_told_apart(recorder):
-    """Types, alignment and absence of tensors, and ints that need 64 bits: each its own kernel."""
+    """A type, an alignment, an absent tensor, and an int that needs 64 bits each have a kernel of their own."""
     x = torch.randn(4, 40)
 
     def made(t, ids=None):
@@ -143,7 +143,7 @@ def test_what_a_kernel_is_compiled_for_is_told_apart(recorder):
 
 
 def test_one_thing_that_differs_is_another_kernel(recorder):
-    """Constants, warps, registers, device and kernel, each alone."""
+    """A launch that differs in one constant, in warps, registers, device or kernel has a kernel of its own."""
     x = torch.randn(4, 40)
     plan = mix_noise.planned(x, None, torch.empty_like(x), ALPHA_BAR, None, None, False)
     others = [

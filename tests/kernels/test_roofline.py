@@ -1,4 +1,4 @@
-"""The roofline's reading of machine code: known paths, known pipes, and gates that can be lost."""
+"""The roofline reads machine code: it follows known paths, knows the pipes, and its gates can fail."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ spec.loader.exec_module(roofline)
 
 
 def code(*lines):
-    """(predicated, opcode, operands) at 0, 16, 32, ..."""
+    """Place instructions (predicated, opcode, operands) at 0, 16, 32, ..."""
     return [roofline.Instruction(16 * i, *line) for i, line in enumerate(lines)]
 
 

@@ -1,13 +1,14 @@
-"""The C++ kernels of every instruction set against the reference, op by op; threads, chunks, and what they print."""
+"""The C++ kernels of every instruction set agree with the reference, for any number of threads and chunks."""
 
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from nmer_fast import ops
+from nmer_fast import _native, ops
 from nmer_fast.contract import GENERATED_KINDS as KINDS
 from nmer_fast.ops import _library, reference
 
@@ -17,6 +18,7 @@ ISAS = _library.isas()
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 RNG = torch.tensor([-(2**63) + 77, 2**32 - 3])
 P = torch.tensor(0.3, dtype=torch.float64)
+UNKNOWN = f"kind: expected one of {', '.join(KINDS)}, got cauchy"
 
 if not ISAS:
     pytest.skip("the C++ library is not built", allow_module_level=True)
@@ -31,7 +33,7 @@ def isa(request):
 
 
 def selection(batch=6, steps=9):
-    """Every length from none to all, longer than all and negative among them; flags of both kinds."""
+    """Return ids, flags of both kinds, and lengths from none to all steps, one negative and one too long."""
     lengths = torch.tensor([9, 0, 4, 1, 12, -3])[:batch]
     return {
         "sample_ids": torch.tensor([5, 2**48 - 1, 2**32, 0, -1, 7])[:batch],
@@ -58,6 +60,38 @@ def test_add_noise(isa, dtype, kind):
     if kind == "impulse":
         assert torch.equal(eps.double(), exact_eps)
     assert torch.equal(y == 0, exact_y.to(dtype) == 0)  # what selection makes 0 is 0
+
+
+def test_the_kinds_of_cpp_are_the_contracts():
+    assert _native.KINDS == KINDS
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_unknown_kind_is_refused_by_every_op(dtype):
+    """No backend takes it for another kind, called without the checks of the public functions."""
+    x, alpha_bar = torch.ones(2, 3).to(dtype), torch.tensor(0.5, dtype=torch.float64)
+    given = {
+        "noise": ([2, 3], RNG, None, None, None, None, 0, "cauchy", dtype),
+        "add_noise": (x, alpha_bar, RNG, None, None, None, None, 0, "cauchy", False),
+        "add_noise_multimodal": ([x], alpha_bar[None], RNG, None, None, None, None, [0], "cauchy", False),
+    }
+    for name, args in given.items():
+        with pytest.raises(RuntimeError, match=UNKNOWN):
+            getattr(torch.ops.nmer_fast, name)(*args)
+        with pytest.raises(ValueError, match=UNKNOWN.replace("got ", "got '")):
+            getattr(reference, name)(*args)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_an_unknown_kind_is_refused_by_numpys_binding(dtype):
+    key, x, keep = (1, 2, "cauchy", 0.0, None), np.ones((2, 3), dtype), np.array([0.5])
+    for call in (
+        lambda: _native.noise(key, 0, None, None, x),
+        lambda: _native.add_noise(x, keep, key, 0, None, None, x, None),
+        lambda: _native.add_noise_multimodal([x], keep, key, [0], None, None, [x], None),
+    ):
+        with pytest.raises(ValueError, match=UNKNOWN):
+            call()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -97,7 +131,7 @@ def test_mix_noise_and_its_gradients(isa, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_reparameterize_kl_and_its_gradients(isa, dtype):
-    """Log variances from -30 to 30, where exp spans 26 powers of ten."""
+    """Log variances go from -30 to 30, where exp spans 26 powers of ten."""
     wide = dtype in (torch.float32, torch.float64)
     mu = torch.randn(6, 700).to(dtype)
     logvar = (torch.randn(6, 700) * (10 if wide else 2)).clamp(-30, 30).to(dtype)
@@ -131,7 +165,7 @@ def test_exponentials_at_their_ends(isa):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_16_bit_value_converts_as_torch_does(isa, dtype):
-    """Widened and narrowed again by a mix that keeps x: all bits, subnormals, infinities and NaN; then all roundings."""
+    """A mix that keeps x keeps all bits, subnormals, infinities and NaN; scaled values round as torch rounds them."""
     values = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).reshape(1, -1)
     kept = torch.ops.nmer_fast.mix_noise_backward(values, torch.tensor(1.0, dtype=torch.float64), None, None, False)
     number = ~values.isnan()
@@ -156,7 +190,7 @@ def test_infinite_features_stay_infinite(isa):
 
 @pytest.mark.parametrize("row", [1, 3, 4, 31, 32, 33, 511, 512, 513, 16383, 16384, 16385, 32769])
 def test_chunks_and_blocks_meet(isa, row):
-    """Every length around the sizes that the work is cut into, in features and in statistics."""
+    """Features and statistics are right for every length around the sizes that the work is cut into."""
     x = torch.randn(3, row)
     y, eps = ops.add_noise(x, 0.5, seed=3, return_noise=True)
     exact = reference.eps64(x.shape, torch.tensor([3, 0]), None, None, 0, "gaussian")
@@ -168,7 +202,7 @@ def test_chunks_and_blocks_meet(isa, row):
 
 
 def strided(t):
-    """The same values two apart in memory, the first two dims swapped where there are two."""
+    """Return the same values two apart in memory, with the first two dims swapped in memory if there are two."""
     if not isinstance(t, torch.Tensor) or t.dim() == 0:
         return t
     wide = torch.stack([t, t], dim=-1).flatten(-2)
@@ -178,7 +212,7 @@ def strided(t):
 
 
 def test_strides_change_no_bit(isa):
-    """Every tensor argument of every op non-contiguous, then expanded along the batch."""
+    """Every tensor argument of every op is non-contiguous, then expanded along the batch."""
     x, eps, ab = torch.randn(6, 9, 37), torch.randn(6, 9, 37), torch.rand(6, dtype=torch.float64)
     ids, noisy, lengths = selection().values()
     mu, logvar, gz = (torch.randn(6, 37) for _ in range(3))
@@ -196,7 +230,7 @@ def test_strides_change_no_bit(isa):
     }
 
     def expanded(t):
-        """Row 0 for all, its stride 0."""
+        """Expand row 0 to all rows, with stride 0."""
         rows = isinstance(t, torch.Tensor) and t.dim() > 0 and t.shape[0] == 6
         return t[:1].expand(6, *t.shape[1:]) if rows else t
 
@@ -212,7 +246,7 @@ def test_strides_change_no_bit(isa):
 
 
 def test_instruction_sets_agree():
-    """To the bit where fused multiply-add exists; within 4 ulp, of values and of the largest radius, without."""
+    """Sets with fused multiply-add agree to the bit; the baseline agrees within 4 ulp of values and of the largest radius."""
     results = {}
     before = _library.isa()
     try:
@@ -265,7 +299,7 @@ def test_an_unknown_instruction_set_is_refused():
 
 @pytest.mark.slow
 def test_past_2_to_the_31_elements():
-    """One sample of 2^31 + 70 elements in bfloat16: the last ones by the contract."""
+    """The last elements of one sample of 2^31 + 70 elements in bfloat16 follow the contract."""
     row = 2**31 + 70
     eps = ops.noise((1, row), seed=3, dtype=torch.bfloat16)
     for element in (0, 2**31 - 1, 2**31, row - 1):
@@ -275,7 +309,7 @@ def test_past_2_to_the_31_elements():
 
 @pytest.mark.slow
 def test_tails_of_a_billion_values():
-    """Beyond 4 and 5 sigma as often as the normal law says, within 5 standard errors."""
+    """Values lie beyond 4 and 5 sigma as often as the normal law says, within 5 standard errors."""
     beyond = {4.0: 0, 5.0: 0}
     for draw in range(64):
         eps = ops.noise((1, 2**24), seed=11, draw=draw)
@@ -308,6 +342,6 @@ print((peak() - before) / x.nbytes)
     ],
 )
 def test_peak_memory_is_the_output(call):
-    """And nothing of its size; what importing had freed again takes some off."""
+    """Peak memory grows by the output alone; memory that importing freed lowers the measure a little."""
     done = subprocess.run([sys.executable, "-c", MEMORY.format(call=call)], capture_output=True, text=True, check=True)
     assert 0.6 < float(done.stdout) < 1.1

@@ -1,4 +1,4 @@
-"""Where the C++ library cannot serve, the reference does, and one warning says why and how to mend it."""
+"""If the C++ library cannot be used, the reference serves, and one warning says why and how to build the library."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_a_library_of_another_version(monkeypatch):
 
 
 def test_the_reference_serves_with_one_warning():
-    """A build from before versions were counted: nothing of it is used, everything works."""
+    """Nothing is used of a build that has no version number, and everything works."""
     code = """
 import sys, types
 sys.modules["nmer_fast._native"] = types.ModuleType("nmer_fast._native")
