@@ -252,11 +252,11 @@ class NoiseScheduler(nn.Module):
         for m, (x, y) in enumerate(zip(xs, ys, strict=True)):
             chosen = valid_mask(x.shape, None if lengths is None else lengths[m], x.device)
             chosen = chosen & noisy_mask(noisy[:, m], x.dim(), x.device)
-            kept, x = alpha_bars[:, m], torch.where(chosen, x.float(), 0.0).flatten(1)
-            noise = torch.where(chosen, y.float(), 0.0).flatten(1).addcmul_(x, -kept.sqrt().float()[:, None])
-            count = chosen.flatten(1).sum(1) * (x.shape[1] // chosen[:1].numel())
-            squares, power = (torch.linalg.vector_norm(t, dim=1).double().square() for t in (x, noise))
-            sums = [count, kept * count, kept * x.sum(1), kept * squares, power]
+            kept, clean = alpha_bars[:, m], torch.where(chosen, x.float(), 0.0).flatten(1)
+            noise = torch.where(chosen, y.float(), 0.0).flatten(1).addcmul_(clean, -kept.sqrt().float()[:, None])
+            count = chosen.flatten(1).sum(1) * (clean.shape[1] // chosen[:1].numel())
+            squares, power = (torch.linalg.vector_norm(t, dim=1).double().square() for t in (clean, noise))
+            sums = [count, kept * count, kept * clean.sum(1), kept * squares, power]
             rows.append(torch.stack([one.double().sum() for one in sums]))
         return torch.stack(rows)
 

@@ -186,12 +186,7 @@ def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Under compile, views in place of repeats: Dynamo refuses an autograd.Function that gets one tensor twice."""
     if not torch.compiler.is_compiling():
         return tensors
-    seen: list[Tensor] = []
     out: list[Tensor | None] = []
     for t in tensors:
-        if t is not None and any(t is other for other in seen):
-            t = t.view_as(t)
-        if t is not None:
-            seen.append(t)
-        out.append(t)
+        out.append(t.view_as(t) if t is not None and any(t is other for other in out) else t)
     return tuple(out)

@@ -229,11 +229,21 @@ def _apply(
     weight_hh: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Check, cast under autocast, apply; the encoders' axis is the last but one, where there is one."""
+    """Check the arguments, cast them under autocast, and apply the Function, which always has an encoders' axis."""
     check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
         x, weight_ih, weight_hh, bias = (t.to(low) for t in (x, weight_ih, weight_hh, bias))
+    _check_weights(x, weight_ih, weight_hh, bias)
+    valid = steps_tensor(lengths, x)
+    refuse_compiled_transform(name)
+    if weight_hh.dim() == 3:
+        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
+    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)
+
+
+def _check_weights(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:
+    """The weights of one LSTM, or of E with a leading axis, that fit x [B, T, D] and each other."""
     hidden, encoders = weight_hh.shape[-1], tuple(weight_hh.shape[:-2])
     shapes = {"weight_ih": (4 * hidden, x.shape[2]), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
     for (name, shape), weight in zip(shapes.items(), (weight_ih, weight_hh, bias), strict=True):
@@ -241,8 +251,3 @@ def _apply(
         if tuple(weight.shape) != expected or len(encoders) > 1:
             raise ValueError(f"{name}: expected {list(expected)} for x {describe(x)}, got {describe(weight)}")
         check_same(name, weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
-    valid = steps_tensor(lengths, x)
-    refuse_compiled_transform(name)
-    if encoders:
-        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
-    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)

@@ -116,7 +116,7 @@ def test_noise_of_ones_own():
     valid = (torch.arange(20) < lengths["a"][:, None])[..., None]
     torch.testing.assert_close(noised.features["a"], torch.where(valid, expected, 0))
     assert all(abs(snr) < 0.25 for snr in constant.realised_snr_db(noised.stats).values())
-    called = NoiseScheduler(VARIANCES, snr_db=0, kind={m: torch.zeros_like for m in VARIANCES})
+    called = NoiseScheduler(VARIANCES, snr_db=0, kind=dict.fromkeys(VARIANCES, torch.zeros_like))
     half = called(features, condition="none").features["l"]
     torch.testing.assert_close(half, features["l"] * math.sqrt(0.5))
 

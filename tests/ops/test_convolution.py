@@ -198,3 +198,15 @@ def test_a_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+def test_a_transform_inside_compiled_code_is_refused():
+    x, (w, b) = torch.randn(3, 9, 5), weights(5, 3, dtype=torch.float32)
+
+    def gradient(x):
+        return torch.func.grad(lambda q: ops.conv_max_pool(q, torch.tensor([9, 2, 0]), w, b).sum())(x)
+
+    assert gradient(x).abs().max() > 0
+    refusal = r"\bconv_max_pool: a torch\.func transform inside compiled code would lose its gradient\b"
+    with pytest.raises(Exception, match=refusal):
+        torch.compile(gradient, backend="aot_eager", fullgraph=True)(x)
