@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmer_fast import ops
+from nmer_fast.contract import LATENT_STREAM
 
 EPOCHS, BATCH, LATENT = 40, 100, 8
 x = torch.tensor(load_digits().data, dtype=torch.float32) / 16
@@ -24,7 +25,7 @@ def fused(mu: Tensor, logvar: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 def ordinary(mu: Tensor, logvar: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """What one would write; `seed` only so that both draw from the same noise."""
-    eps = ops.noise(mu.shape, seed=seed, stream=240)
+    eps = ops.noise(mu.shape, seed=seed, stream=LATENT_STREAM)
     z = mu + torch.exp(0.5 * logvar) * eps
     return z, -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
 

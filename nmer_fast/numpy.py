@@ -14,10 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _native
-from .contract import DTYPES as ALL_DTYPES
-from .contract import GENERATED_KINDS, LATENT_STREAM, MAX_DRAW, MAX_ELEMENTS, MAX_STREAM
-
-DTYPES = tuple(name for name in ALL_DTYPES if name != "bfloat16")  # which NumPy lacks
+from .contract import (
+    LATENT_STREAM,
+    NUMPY_DTYPES,
+    SEED_BITS,
+    check_draw,
+    check_elements,
+    check_kind,
+    check_stream,
+    either,
+)
 
 Floats = NDArray[Any]
 
@@ -29,7 +35,7 @@ def philox(seed: int, counter: ArrayLike) -> NDArray[np.int64]:
         raise ValueError(f"counter: expected integers [..., 4], got {_describe(array)}")
     counters = np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
     words = np.empty_like(counters)
-    _native.philox(_integer("seed", seed) % 2**64, counters, words)
+    _native.philox(_integer("seed", seed) % 2**SEED_BITS, counters, words)
     return words
 
 
@@ -62,9 +68,9 @@ def noise(
     shape = tuple(operator.index(extent) for extent in shape)
     if not shape or min(shape) < 0:
         raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
-    if np.dtype(dtype).name not in DTYPES:
-        raise TypeError(f"dtype: expected float32, float16 or float64, got {np.dtype(dtype)}")
-    _check_elements("shape", shape)
+    if np.dtype(dtype).name not in NUMPY_DTYPES:
+        raise TypeError(f"dtype: expected {either(NUMPY_DTYPES)}, got {np.dtype(dtype)}")
+    check_elements("shape", shape)
     eps = np.empty(shape, np.dtype(dtype).newbyteorder("="))
     key = _key(seed, draw, kind, p, sample_ids, len(eps))
     _native.noise(key, _stream(stream), _flags(noisy, (len(eps),)), _lengths(lengths, eps), eps)
@@ -243,11 +249,11 @@ def _describe(value: Any) -> str:
 
 def _floats(name: str, value: ArrayLike) -> Floats:
     array = np.asarray(value)
-    if array.dtype.name not in DTYPES:
-        raise TypeError(f"{name}: expected float32, float16 or float64, got {_describe(array)}")
+    if array.dtype.name not in NUMPY_DTYPES:
+        raise TypeError(f"{name}: expected {either(NUMPY_DTYPES)}, got {_describe(array)}")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {_describe(array)}")
-    _check_elements(name, array.shape)
+    check_elements(name, array.shape)
     return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED"])
 
 
@@ -260,14 +266,6 @@ def _same(name: str, value: ArrayLike, other_name: str, other: ArrayLike) -> Flo
     return array
 
 
-def _check_elements(name: str, shape: Sequence[int]) -> None:
-    row = 1
-    for extent in shape[1:]:
-        row *= extent
-    if row > MAX_ELEMENTS:
-        raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(shape)}")
-
-
 def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
@@ -276,26 +274,25 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _stream(stream: int) -> int:
-    if not 0 <= _integer("stream", stream) <= MAX_STREAM:
-        raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
-    return _integer("stream", stream)
+    stream = _integer("stream", stream)
+    check_stream(stream)
+    return stream
 
 
 def _key(
     seed: int | None, draw: int, kind: str, p: float, sample_ids: ArrayLike | None, batch: int
 ) -> tuple[int, int, str, float, NDArray[np.int64] | None]:
     """What decides the words, as the binding takes it."""
-    if kind not in GENERATED_KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
+    check_kind(kind)
     if kind == "impulse" and not 0 <= p <= 1:
         raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
-    if not 0 <= _integer("draw", draw) <= MAX_DRAW:
-        raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
+    draw = _integer("draw", draw)
+    check_draw(draw)
     if seed is None:
         seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
     ids = _integers("sample_ids", sample_ids, (batch,))
     share = float(p) if kind == "impulse" else 0.0
-    return _integer("seed", seed) % 2**64, _integer("draw", draw), kind, share, ids
+    return _integer("seed", seed) % 2**SEED_BITS, draw, kind, share, ids
 
 
 def _alpha_bar(name: str, value: ArrayLike, shapes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 from ..contract import DTYPES as DTYPE_NAMES
-from ..contract import GENERATED_KINDS, MAX_DRAW, MAX_ELEMENTS, MAX_STREAM
+from ..contract import SEED_BITS, check_draw, check_elements, either
 from ._library import define
 
 DTYPES = tuple(getattr(torch, name) for name in DTYPE_NAMES)
@@ -36,19 +36,10 @@ def describe(value: Any) -> str:
 def check_floating(name: str, x: Any) -> None:
     """A floating tensor [B, ...] of at most 2^34 elements a sample."""
     if not isinstance(x, Tensor) or x.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected a float32, bfloat16, float16 or float64 tensor, got {describe(x)}")
+        raise TypeError(f"{name}: expected a {either(DTYPE_NAMES)} tensor, got {describe(x)}")
     if x.dim() == 0:
         raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {describe(x)}")
     check_elements(name, x.shape)
-
-
-def check_elements(name: str, size: Sequence[int]) -> None:
-    """The counter holds 2^34 elements of a sample."""
-    row = 1
-    for extent in size[1:]:
-        row *= extent
-    if row > MAX_ELEMENTS:
-        raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(size)}")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -72,18 +63,6 @@ def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the same as {other_name}, {describe(other)}, got {describe(t)}")
 
 
-def check_kind(kind: str) -> None:
-    """A kind of the noise contract."""
-    if kind not in GENERATED_KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
-
-
-def check_stream(stream: int) -> None:
-    """8 bits."""
-    if not isinstance(stream, int) or not 0 <= stream <= MAX_STREAM:
-        raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
-
-
 def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Tensor:
     """(seed, draw) as the one int64 tensor [2] that the ops read; None draws a seed from torch's generator."""
     if isinstance(seed, Tensor):
@@ -94,17 +73,16 @@ def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Te
         return seed.to(device)
     if not torch.compiler.is_compiling():
         seed, draw = plain_int(seed), plain_int(draw)
-    if not isinstance(draw, int) or not 0 <= draw <= MAX_DRAW:
-        raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
+    check_draw(draw)
     if seed is None:
         drawn = torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
         return torch.cat([drawn, torch.zeros_like(drawn) + draw])
     if not isinstance(seed, int):
         raise TypeError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
     if not -(2**63) <= seed < 2**63:
-        seed = seed % 2**64
+        seed = seed % 2**SEED_BITS
         if seed >= 2**63:
-            seed = seed - 2**64
+            seed = seed - 2**SEED_BITS
     if torch.compiler.is_compiling():
         return _pack_rng(seed, draw, device)
     if device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0:  # fake tensors do not mix with real ones

@@ -11,15 +11,14 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ..contract import DTYPES as DTYPE_NAMES
+from ..contract import check_elements, check_kind, check_stream, either
 from . import reference
 from ._args import (
     DTYPES,
     alpha_bar_tensor,
-    check_elements,
     check_floating,
-    check_kind,
     check_same,
-    check_stream,
     describe,
     distinct,
     lengths_tensor,
@@ -580,7 +579,7 @@ def noise(
     if not shape or any(extent < 0 for extent in shape):
         raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
     if dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
+        raise TypeError(f"dtype: expected {either(DTYPE_NAMES)}, got {dtype}")
     check_elements("shape", shape)
     check_kind(kind)
     check_stream(stream)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..contract import check_stream
 from . import reference
-from ._args import INT_DTYPES, check_stream, describe, rng_tensor
+from ._args import INT_DTYPES, describe, rng_tensor
 from ._library import define, map_in_a_loop
 
 _philox = define(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from ..contract import COUNTER_TAG, GENERATED_KINDS
+from ..contract import COUNTER_TAG, MAX_DRAW, MAX_SAMPLE_ID, MAX_STREAM, GeneratedKind, check_kind
 
 MASK32 = 0xFFFFFFFF
 
@@ -40,8 +41,8 @@ def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) 
     return (
         quad,
         sample_ids & MASK32,
-        (sample_ids >> 32) & 0xFFFF | (stream & 0xFF) << 16 | COUNTER_TAG << 24,
-        draw & MASK32,
+        (sample_ids & MAX_SAMPLE_ID) >> 32 | (stream & MAX_STREAM) << 16 | COUNTER_TAG << 24,
+        draw & MAX_DRAW,
     )
 
 
@@ -79,6 +80,21 @@ def laplace(words: Tensor) -> Tensor:
     return torch.where(words & 1 == 1, magnitude, -magnitude)
 
 
+def values(words: tuple[Tensor, ...], p: Tensor | None, kind: GeneratedKind) -> Tensor:
+    """Four words of each quad -> its four noise values, float64 [..., 4]."""
+    if kind == "gaussian":
+        return box_muller(words)
+    flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
+    if kind == "impulse":
+        assert p is not None, "impulse noise needs p"
+        return impulse(flat, p)
+    if kind == "uniform":
+        return uniform(flat)
+    if kind == "laplace":
+        return laplace(flat)
+    assert_never(kind)
+
+
 def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | None, stream: int, kind: str) -> Tensor:
     """Noise of every element of [B, ...], float64, before lengths and flags."""
     batch, row = size[0], size[1:].numel()
@@ -86,20 +102,7 @@ def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | 
         sample_ids = torch.arange(batch, device=rng.device)
     quad = torch.arange(-(-row // 4), device=rng.device)
     words = philox_words(rng[0], sample_counter(quad, sample_ids[:, None], stream, rng[1]))
-    if kind == "gaussian":
-        eps = box_muller(words)
-    else:
-        flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
-        if kind == "impulse":
-            assert p is not None, "impulse noise needs p"
-            eps = impulse(flat, p)
-        elif kind == "uniform":
-            eps = uniform(flat)
-        elif kind == "laplace":
-            eps = laplace(flat)
-        else:
-            raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
-    return eps.flatten(1)[:, :row].reshape(size)
+    return values(words, p, check_kind(kind)).flatten(1)[:, :row].reshape(size)
 
 
 def rows(t: Tensor, like_dim: int) -> Tensor:

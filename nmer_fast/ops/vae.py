@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import LATENT_STREAM
+from ..contract import LATENT_STREAM, check_stream
 from . import reference
-from ._args import autocast_dtype, check_floating, check_same, check_stream, distinct, rng_tensor, rows_tensor
+from ._args import autocast_dtype, check_floating, check_same, distinct, rng_tensor, rows_tensor
 from ._function import Function, fold, fold_ids, loop, save
 from ._library import define
 from .noise import noise
