@@ -688,7 +688,7 @@ X = torch.zeros(3, 4, 2)
         (lambda: ops.mix_noise(X, X.double(), 0.5), r"^eps: expected the same as x, torch\.float32 of shape \(3, 4, 2\)"),
         (
             lambda: ops.add_noise_multimodal([torch.zeros(3)], torch.rand(1), lengths=[torch.ones(3).long()]),
-            r"^lengths: expected every x of two or more dims, whose dim 1 they are of, got xs\[0\]",
+            r"^lengths: expected every x of two or more dims, whose dim 1 they count, got xs\[0\]",
         ),
         (lambda: ops.noise((-1, 3)), r"^shape: expected \(B, \.\.\.\), sizes of 0 or more"),
         (lambda: ops.noise(()), r"^shape: expected \(B, \.\.\.\)"),
