@@ -1,4 +1,4 @@
-"""NoiseScheduler: all kinds at the SNR asked for, conditions, noise of one's own, a compiled loop."""
+"""NoiseScheduler: every kind at the given SNR, conditions, the user's own noise, a compiled loop."""
 
 import math
 import subprocess
@@ -68,7 +68,7 @@ def test_paired_noise_across_conditions():
 
 
 def test_a_call_that_names_no_draw_takes_the_next():
-    """From 0, in the order of the calls; the count is in the state, so a resumed loop goes on with it."""
+    """Draws count calls from 0; the count is in the state, so a resumed loop continues it."""
     scheduler, (features, _) = NoiseScheduler(VARIANCES, snr_db=-10, seed=2**64 - 5), batch(7)
     for draw in range(3):
         noised, expected = scheduler(features), scheduler(features, draw=draw)
@@ -133,7 +133,7 @@ def test_casting_a_model_keeps_the_exact_snr(cast):
 
 
 def test_a_constant_modality_has_an_snr_all_the_same():
-    """Rounding must not make its variance negative."""
+    """Rounding must not make the variance of a constant negative."""
     scheduler = NoiseScheduler(VARIANCES, snr_db=-10)
     features = {m: torch.full((5, 9, 3), 119.7528) for m in VARIANCES}
     stats = scheduler(features, condition="none", return_stats=True).stats
@@ -205,7 +205,7 @@ def test_ops_are_what_the_scheduler_adds():
 
 
 def test_random_steps_are_uniform_and_one_for_each_batch_and_modality():
-    """Over 4,000 batches every T from 1 to 20 comes equally often (chi-square), and modalities draw apart."""
+    """Over 4,000 batches every T from 1 to 20 is equally frequent (chi-square), and modalities draw independently."""
     schedule = NoiseSchedule("scaled_linear", 0.01, 0.5, 20)
     scheduler = NoiseScheduler(VARIANCES, steps="random", schedule=schedule)
     drawn = torch.stack([scheduler._random_alpha_bars(torch.tensor([3, 0]), torch.tensor([i])) for i in range(4000)])
@@ -250,7 +250,7 @@ def test_realised_snr_over_batches_of_different_alpha_bars():
         signal += (clean**2).sum().item()
         noise += ((noised.features["a"].double() - clean) ** 2).sum().item()
         total = total + noised.stats
-    # batch() draws features around 0: the mean's share of the power is beyond the tolerance
+    # batch() draws features around 0, so the mean's share of the power is below the tolerance
     assert scheduler.realised_snr_db(total)["a"] == pytest.approx(10 * math.log10(signal / noise), abs=0.02)
 
 
@@ -260,7 +260,7 @@ def test_steps_that_are_no_steps():
 
 
 def test_a_range_gives_each_sample_its_own_snr_uniform_in_decibels():
-    """Measured on the noise itself, sample by sample, against the words of stream 243 and by their distribution."""
+    """The SNR measured on each sample's noise is that of the words of stream 243, and has the right distribution."""
     scheduler = NoiseScheduler(VARIANCES, snr_db={"a": (-40, 0), "v": -10, "l": [-12, -8]}, seed=5)
     assert scheduler.snr_db["v"] == pytest.approx(-10)
     assert math.isnan(scheduler.snr_db["a"])
@@ -288,7 +288,7 @@ def test_a_range_gives_each_sample_its_own_snr_uniform_in_decibels():
 
 @pytest.mark.parametrize("kind", ["gaussian", "impulse", torch.randn_like])
 def test_statistics_of_a_range(kind):
-    """Of valid noisy elements, by the definition, whatever the padding holds."""
+    """The statistics cover valid noisy elements alone, whatever the padding holds."""
     scheduler = NoiseScheduler(VARIANCES, snr_db=(-20, 5), kind=kind)
     features, lengths = batch(60)
     for m, x in features.items():
