@@ -10,26 +10,26 @@ from typing import Literal, get_args
 
 GeneratedKind = Literal["gaussian", "impulse", "uniform", "laplace"]
 GENERATED_KINDS: tuple[str, ...] = get_args(GeneratedKind)
-"""Kinds of noise that the generator makes: a backend has an exhaustive switch over these names."""
+"""Names of the kinds of noise that the generator makes; every backend has an exhaustive switch over them."""
 
 Kind = Literal[GeneratedKind, "missing"]
 KINDS: tuple[str, ...] = get_args(Kind)
-"""Kinds that a scheduler or a command takes; "missing" sets a modality to zero, as earlier work does."""
+"""Names of the kinds that a scheduler or a command takes; "missing" sets a modality to zero, as earlier work does."""
 
 Convention = Literal["exact", "paper"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
-"""Which power of the noise an SNR counts: its own, or 1 for every kind as in the paper."""
+"""Names of the conventions for the noise's power in an SNR: its own power, or 1 for every kind as in the paper."""
 
 ScheduleKind = Literal["paper", "linear", "scaled_linear", "cosine", "sigmoid"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleKind)
-"""How the betas of a number of steps are spread (`nmer_fast.noise.NoiseSchedule`)."""
+"""Names of the ways to spread the betas of a number of steps (`nmer_fast.noise.NoiseSchedule`)."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Names of the dtypes that every op takes."""
 NUMPY_DTYPES = ("float32", "float16", "float64")
 """Names of the dtypes that the functions on NumPy arrays take: NumPy has no bfloat16."""
 
-# The bits that a noise value depends on, and the largest values that they hold.
+# Sizes of the arguments that a noise value depends on, in bits, and the largest values that they hold.
 SEED_BITS = 64
 DRAW_BITS = 32
 STREAM_BITS = 8
@@ -41,7 +41,7 @@ MAX_SAMPLE_ID = 2**SAMPLE_BITS - 1
 MAX_ELEMENTS = 2**ELEMENT_BITS  # elements of one sample
 COUNTER_TAG = 0x4E  # keeps the counters apart from tl.randn's and CUDA's own generator's under equal seeds
 
-# What a stream is for: 0 to 239 are modalities, in the order of their names in a data set.
+# Purposes of the streams. Streams 0 to 239 belong to modalities, in the order of their names in a data set.
 MODALITY_STREAMS = 240
 LATENT_STREAM = 240  # eps of the VAE's latent
 CONDITION_STREAM = 241  # which modalities of a training sample are clean
@@ -51,12 +51,12 @@ DROPOUT_STREAM = 244  # which activations are dropped on a CPU
 
 
 def either(names: Sequence[str]) -> str:
-    """Two or more names as an error message lists them: "float32, float16 or float64"."""
+    """List two or more names in an error message: "float32, float16 or float64"."""
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def check_kind(kind: str) -> GeneratedKind:
-    """The kind; raise ValueError unless the generator makes it."""
+    """Return the kind; raise ValueError unless the generator makes it."""
     if kind not in GENERATED_KINDS:
         raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
     return kind  # type: ignore[return-value]

@@ -119,9 +119,7 @@ def test_padding_and_batch_mates_change_nothing(dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
     alone = ops.conv_max_pool(x[3:4, :4], lengths[3:4], w, b)[0]
     torch.testing.assert_close(alone, out[3], rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
-    beyond = torch.where(
-        lengths == 0, -3, torch.where(lengths == 9, 99, lengths)
-    )  # clamped to the steps that there are
+    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 9, 99, lengths))  # clamped to the valid range
     assert torch.equal(ops.conv_max_pool(x, beyond, w, b), out)
     x[4, 2] = float("nan")  # inside a sample NaN propagates, to the gradients too
     seen = ops.conv_max_pool(x, lengths, leaves, b)

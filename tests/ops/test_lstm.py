@@ -144,9 +144,7 @@ def test_padding_and_batch_mates_change_nothing(op, poison, hidden, dtype, toler
     assert all(torch.isfinite(p.grad).all() for p in lstm.parameters())
     alone = op(x[3:4, :4], lengths[3:4], *weights(lstm))[0]
     torch.testing.assert_close(alone, out[3][:4] if alone.dim() == 2 else out[3], rtol=0, atol=tolerance)
-    beyond = torch.where(
-        lengths == 0, -3, torch.where(lengths == 7, 99, lengths)
-    )  # clamped to the steps that there are
+    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 7, 99, lengths))  # clamped to the valid range
     assert torch.equal(op(poisoned, beyond, *weights(lstm)), out)
 
 

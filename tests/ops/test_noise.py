@@ -84,9 +84,7 @@ def test_invariances(kind):
     for change in ({"seed": 12}, {"draw": 5}, {"stream": 3}, {"sample_ids": ids + 6}):
         other = ops.add_noise(x, 0.3, **{"sample_ids": ids, **key, **change})
         same = (other == whole).float().mean()
-        assert same < (
-            0.6 if kind == "impulse" else 0.01
-        )  # impulses are equal by chance with probability 0.7^2 + 2 (0.15)^2
+        assert same < (0.6 if kind == "impulse" else 0.01)  # impulses are equal by chance in 0.7^2 + 2 (0.15)^2
 
 
 def test_threads_change_nothing():
@@ -279,10 +277,7 @@ def test_moments_and_distribution(kind, moments, dtype):
 
 def anderson_darling(values, law):
     """A^2 against a known law; it weighs the tails, to which Kolmogorov-Smirnov is nearly blind."""
-    n, q = (
-        len(values),
-        law.cdf(np.sort(values)).clip(1e-15, 1 - 1e-15),
-    )  # a uniform value may lie at the end of its range
+    n, q = len(values), law.cdf(np.sort(values)).clip(1e-15, 1 - 1e-15)  # a uniform value may be the range's end
     odd = 2 * np.arange(1, n + 1) - 1
     return -n - np.mean(odd * (np.log(q) + np.log1p(-q)[::-1]))
 
