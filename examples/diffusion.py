@@ -1,9 +1,10 @@
-"""A diffusion model's `add_noise`, reproducible sample by sample: a validation loss that batches cannot change.
+"""A diffusion model whose validation loss does not depend on the batches: noise is a function of the sample.
 
-python examples/diffusion.py; a few seconds; needs scikit-learn.
+Run `python examples/diffusion.py`. It takes a few seconds and needs scikit-learn.
 
-With `torch.randn_like`, a sample's noise depends on its neighbours and on all that was drawn before, so a validation
-loss jitters and changes with the batch size. Here noise and time step are functions of the sample and the draw alone.
+With `torch.randn_like`, a sample's noise depends on its neighbours and on everything drawn before, so a validation loss
+varies from run to run and changes with the batch size. Here the noise and the time step are functions of the sample and
+the draw alone.
 """
 
 import math
@@ -15,30 +16,27 @@ from torch import Tensor, nn
 from nmer_fast import ops
 
 STEPS, EPOCHS = 200, 60
-alphas_cumprod = torch.cos(torch.linspace(0.008, 1, STEPS) * math.pi / 2).square()  # Nichol and Dhariwal, 2102.09672
+# The cosine schedule of Nichol and Dhariwal, arXiv 2102.09672.
+alphas_cumprod = torch.cos(torch.linspace(0.008, 1, STEPS) * math.pi / 2).square()
 x = torch.tensor(load_digits().data, dtype=torch.float32) / 8 - 1
 train, valid = torch.arange(1500), torch.arange(1500, len(x))
 
 
 def add_noise(ids: Tensor, draw: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(noisy samples, their time steps, the noise to predict)."""
-    times = (ops.noise((len(ids), 1), kind="uniform", seed=seed, draw=draw, stream=1, sample_ids=ids) / 12**0.5 + 0.5)[
-        :, 0
-    ]
+    """Return the noisy samples, their time steps, and the noise to predict."""
+    uniform = ops.noise((len(ids), 1), kind="uniform", seed=seed, draw=draw, stream=1, sample_ids=ids)[:, 0]
+    times = uniform / 12**0.5 + 0.5  # from unit variance to the range from 0 to 1
     t = (times * STEPS).long().clamp(max=STEPS - 1)
     y, eps = ops.add_noise(x[ids], alphas_cumprod[t], seed=seed, draw=draw, sample_ids=ids, return_noise=True)
     return y, t, eps
 
 
 def loss(model: nn.Module, ids: Tensor, draw: int, seed: int) -> Tensor:
-    """Squared error of the predicted noise, of each sample."""
+    """Return each sample's mean squared error of the predicted noise."""
     y, t, eps = add_noise(ids, draw, seed)
     time = t[:, None] / STEPS
-    return (
-        (model(torch.cat([y, time, (3 * math.pi * time).sin(), (3 * math.pi * time).cos()], dim=1)) - eps)
-        .square()
-        .mean(1)
-    )
+    predicted = model(torch.cat([y, time, (3 * math.pi * time).sin(), (3 * math.pi * time).cos()], dim=1))
+    return (predicted - eps).square().mean(1)
 
 
 torch.manual_seed(0)

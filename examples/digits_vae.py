@@ -1,6 +1,6 @@
-"""A plain VAE on scikit-learn's digits, with `reparameterize_kl` and with the ordinary formulation: the same ELBO.
+"""A VAE on scikit-learn's digits reaches the same ELBO with `reparameterize_kl` as with the ordinary formulation.
 
-python examples/digits_vae.py; a few seconds; needs scikit-learn.
+Run `python examples/digits_vae.py`. It takes a few seconds and needs scikit-learn.
 """
 
 import time
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmer_fast import ops
+from nmer_fast.contract import LATENT_STREAM
 
 EPOCHS, BATCH, LATENT = 40, 100, 8
 x = torch.tensor(load_digits().data, dtype=torch.float32) / 16
@@ -18,19 +19,19 @@ train, test = x[:1500], x[1500:]
 
 
 def fused(mu: Tensor, logvar: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """One pass; backward makes the noise again instead of keeping it."""
+    """Sample z and compute the KL in one pass; backward makes the noise again instead of storing it."""
     return ops.reparameterize_kl(mu, logvar, seed=seed)
 
 
 def ordinary(mu: Tensor, logvar: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """What one would write; `seed` only so that both draw from the same noise."""
-    eps = ops.noise(mu.shape, seed=seed, stream=240)
+    """Do the same in plain PyTorch, with the same noise so that the results can be compared."""
+    eps = ops.noise(mu.shape, seed=seed, stream=LATENT_STREAM)
     z = mu + torch.exp(0.5 * logvar) * eps
     return z, -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
 
 
 def elbo(model: nn.ModuleDict, batch: Tensor, sample, seed: int) -> Tensor:
-    """In nats a digit, pixels as Bernoulli probabilities (Kingma and Welling, arXiv 1312.6114)."""
+    """Compute the mean ELBO in nats, with pixels as Bernoulli probabilities (Kingma and Welling, arXiv 1312.6114)."""
     mu, logvar = model["encoder"](batch).chunk(2, dim=1)
     z, kl = sample(mu, logvar, seed)
     likelihood = -F.binary_cross_entropy_with_logits(model["decoder"](z), batch, reduction="none").sum(1)

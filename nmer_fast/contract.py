@@ -1,32 +1,47 @@
-"""The names and numbers of the noise contract (docs/noise_contract.md), written once for every backend.
+"""The noise contract's names, numbers and checks (docs/noise_contract.md), written once for every backend.
 
 The ops, the NumPy functions, the configuration, the scheduler and the tables read them here. No torch is imported.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 GeneratedKind = Literal["gaussian", "impulse", "uniform", "laplace"]
 GENERATED_KINDS: tuple[str, ...] = get_args(GeneratedKind)
-"""Kinds of noise that the generator makes: a backend has an exhaustive switch over these names."""
+"""Names of the kinds of noise that the generator makes; every backend has an exhaustive switch over them."""
 
 Kind = Literal[GeneratedKind, "missing"]
 KINDS: tuple[str, ...] = get_args(Kind)
-"""Kinds that a scheduler or a command takes; "missing" sets a modality to zero, as earlier work does."""
+"""Names of the kinds that a scheduler or a command takes; "missing" sets a modality to zero, as earlier work does."""
 
 Convention = Literal["exact", "paper"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
-"""What power of the noise an SNR counts: its own, or 1 for every kind as in the paper."""
+"""Names of the conventions for the noise's power in an SNR: its own power, or 1 for every kind as in the paper."""
 
 ScheduleKind = Literal["paper", "linear", "scaled_linear", "cosine", "sigmoid"]
 SCHEDULES: tuple[str, ...] = get_args(ScheduleKind)
-"""How the betas of a number of steps are spread (`nmer_fast.noise.NoiseSchedule`)."""
+"""Names of the ways to spread the betas of a number of steps (`nmer_fast.noise.NoiseSchedule`)."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-"""Names of the dtypes that every op takes; NumPy has no bfloat16."""
+"""Names of the dtypes that every op takes."""
+NUMPY_DTYPES = ("float32", "float16", "float64")
+"""Names of the dtypes that the functions on NumPy arrays take: NumPy has no bfloat16."""
 
-# What a stream of 8 bits is for: 0 to 239 are modalities, in the order of their names in a data set.
+# Sizes of the arguments that a noise value depends on, in bits, and the largest values that they hold.
+SEED_BITS = 64
+DRAW_BITS = 32
+STREAM_BITS = 8
+SAMPLE_BITS = 48
+ELEMENT_BITS = 34  # counter word 0 holds element // 4
+MAX_DRAW = 2**DRAW_BITS - 1
+MAX_STREAM = 2**STREAM_BITS - 1
+MAX_SAMPLE_ID = 2**SAMPLE_BITS - 1
+MAX_ELEMENTS = 2**ELEMENT_BITS  # elements of one sample
+COUNTER_TAG = 0x4E  # keeps the counters apart from tl.randn's and CUDA's own generator's under equal seeds
+
+# Purposes of the streams. Streams 0 to 239 belong to modalities, in the order of their names in a data set.
 MODALITY_STREAMS = 240
 LATENT_STREAM = 240  # eps of the VAE's latent
 CONDITION_STREAM = 241  # which modalities of a training sample are clean
@@ -34,7 +49,35 @@ STEP_STREAM = 242  # which step of a schedule a batch gets, where steps are rand
 SNR_STREAM = 243  # which SNR of a range a sample's modality gets
 DROPOUT_STREAM = 244  # which activations are dropped on a CPU
 
-MAX_ELEMENTS = 2**34  # elements of one sample: counter word 0 holds element // 4
-MAX_STREAM = 255
-MAX_DRAW = 2**32 - 1
-COUNTER_TAG = 0x4E  # keeps the counters apart from tl.randn's and CUDA's own generator's under equal seeds
+
+def either(names: Sequence[str]) -> str:
+    """List two or more names in an error message: "float32, float16 or float64"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def check_kind(kind: str) -> GeneratedKind:
+    """Return the kind; raise ValueError unless the generator makes it."""
+    if kind not in GENERATED_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
+    return kind  # type: ignore[return-value]
+
+
+def check_draw(draw: int) -> None:
+    """Raise ValueError unless the draw fits its bits."""
+    if not isinstance(draw, int) or not 0 <= draw <= MAX_DRAW:
+        raise ValueError(f"draw: expected an int from 0 to 2^{DRAW_BITS}-1, got {draw!r}")
+
+
+def check_stream(stream: int) -> None:
+    """Raise ValueError unless the stream fits its bits."""
+    if not isinstance(stream, int) or not 0 <= stream <= MAX_STREAM:
+        raise ValueError(f"stream: expected an int from 0 to {MAX_STREAM}, got {stream!r}")
+
+
+def check_elements(name: str, shape: Sequence[int]) -> None:
+    """Raise ValueError if a sample of an array [B, ...] has more elements than the counter holds."""
+    row = 1
+    for extent in shape[1:]:
+        row *= extent
+    if row > MAX_ELEMENTS:
+        raise ValueError(f"{name}: expected at most 2^{ELEMENT_BITS} elements a sample, got shape {tuple(shape)}")

@@ -1,7 +1,7 @@
 """The noise and VAE ops on NumPy arrays, without torch: the same C++ kernels, so the same bits as `nmer_fast.ops`.
 
-A value is a pure function of (seed, draw, stream, sample, element); see docs/noise_contract.md. Arrays are float32,
-float16 or float64, contiguous or not; results are new arrays. Large calls use all cores; the GIL is released.
+A noise value is a pure function of (seed, draw, stream, sample, element): docs/noise_contract.md. Arrays are float32,
+float16 or float64, contiguous or not; results are new arrays. Large calls use all cores and release the GIL.
 """
 
 from __future__ import annotations
@@ -14,22 +14,39 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _native
-from .contract import DTYPES as ALL_DTYPES
-from .contract import GENERATED_KINDS, LATENT_STREAM, MAX_DRAW, MAX_ELEMENTS, MAX_STREAM
-
-DTYPES = tuple(name for name in ALL_DTYPES if name != "bfloat16")  # which NumPy lacks
+from .contract import (
+    LATENT_STREAM,
+    NUMPY_DTYPES,
+    SEED_BITS,
+    check_draw,
+    check_elements,
+    check_kind,
+    check_stream,
+    either,
+)
 
 Floats = NDArray[Any]
 
 
 def philox(seed: int, counter: ArrayLike) -> NDArray[np.int64]:
-    """Philox4x32-10 words (Salmon et al., SC'11) of integer counters [..., 4] under a 64-bit seed, int64 [..., 4]."""
+    """Make Philox4x32-10 words (Salmon et al., SC'11).
+
+    Args:
+        seed: the 64-bit key, an int, taken mod 2^64.
+        counter: integers [..., 4], counter words 0 to 3, each masked to 32 bits.
+
+    Returns:
+        Words from 0 to 2^32-1, int64 [..., 4], with the bits of `ops.philox`.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
     array = np.asarray(counter)
     if not np.issubdtype(array.dtype, np.integer) or array.shape[-1:] != (4,):
         raise ValueError(f"counter: expected integers [..., 4], got {_describe(array)}")
     counters = np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
     words = np.empty_like(counters)
-    _native.philox(_integer("seed", seed) % 2**64, counters, words)
+    _native.philox(_integer("seed", seed) % 2**SEED_BITS, counters, words)
     return words
 
 
@@ -46,15 +63,15 @@ def noise(
     lengths: ArrayLike | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Floats:
-    """The noise alone, eps of `add_noise` with the same arguments.
+    """Make the noise alone: the eps of `add_noise` with the same arguments.
 
     Args:
-        shape: (B, ...).
-        seed, draw, stream, kind, p, sample_ids, noisy, lengths: as in `add_noise`.
+        shape: the noise's shape (B, ...).
+        seed, draw, stream, kind, p, sample_ids, noisy, lengths: the arguments of `add_noise`.
         dtype: float32, float16 or float64.
 
     Returns:
-        eps, 0 beyond the length and where not noisy.
+        eps, 0 beyond the length and where a sample is not noisy.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -62,9 +79,9 @@ def noise(
     shape = tuple(operator.index(extent) for extent in shape)
     if not shape or min(shape) < 0:
         raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
-    if np.dtype(dtype).name not in DTYPES:
-        raise TypeError(f"dtype: expected float32, float16 or float64, got {np.dtype(dtype)}")
-    _check_elements("shape", shape)
+    if np.dtype(dtype).name not in NUMPY_DTYPES:
+        raise TypeError(f"dtype: expected {either(NUMPY_DTYPES)}, got {np.dtype(dtype)}")
+    check_elements("shape", shape)
     eps = np.empty(shape, np.dtype(dtype).newbyteorder("="))
     key = _key(seed, draw, kind, p, sample_ids, len(eps))
     _native.noise(key, _stream(stream), _flags(noisy, (len(eps),)), _lengths(lengths, eps), eps)
@@ -72,7 +89,18 @@ def noise(
 
 
 def noise_like(x: ArrayLike, **options: Any) -> Floats:
-    """`noise` of x's shape and dtype; options as there."""
+    """Make noise of x's shape and dtype.
+
+    Args:
+        x: floats [B, ...]; their values are not read.
+        **options: keyword arguments of `noise`.
+
+    Returns:
+        eps, of x's shape and dtype.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
     array = _floats("x", x)
     return noise(array.shape, dtype=array.dtype, **options)
 
@@ -94,17 +122,18 @@ def add_noise(
     """Add noise made in the same pass: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3).
 
     Args:
-        x: [B, ...], float32, float16 or float64.
-        alpha_bar: 0 to 1 inclusive: a number, or floats [B].
-        seed: an int, taken mod 2^64; None draws one from NumPy's global generator, which `np.random.seed` governs.
-        draw: which draw for the sample (a step, an epoch), 0 to 2^32-1.
-        stream: what the noise is for, 0 to 255.
-        kind: "gaussian", "impulse", "uniform" or "laplace"; all of variance 1, impulse p.
-        p: the share of impulses, 0 to 1; read by "impulse" alone.
-        sample_ids: integers [B], the samples' ids in their data set (48 bits); by default 0..B-1.
-        noisy: bool [B]; where False, y = x bit for bit.
-        lengths: integers [B], valid steps of dim 1; beyond them y = 0.
-        return_noise: also return eps, which is 0 beyond the length and where not noisy.
+        x: the features [B, ...], float32, float16 or float64.
+        alpha_bar: the share of the signal's power that is kept, 0 to 1 inclusive: a number, or floats [B].
+        seed: an int, taken mod 2^64; None takes a seed from NumPy's global generator, which `np.random.seed` governs.
+        draw: the number of the draw for a sample (a step or an epoch), 0 to 2^32-1.
+        stream: the purpose of the noise, 0 to 255; `nmer_fast.contract` lists the streams that the project uses.
+        kind: a name of `nmer_fast.contract.GENERATED_KINDS`, such as "gaussian" or "impulse". Every kind has
+            variance 1, except impulse noise, which has variance p.
+        p: the share of impulses, 0 to 1; impulse noise alone reads it.
+        sample_ids: integers [B], the samples' ids in their data set (48 bits); 0..B-1 by default.
+        noisy: bool [B]; where it is False, y = x bit for bit. All are True by default.
+        lengths: integers [B], the valid steps along dim 1. Beyond them y = 0, whatever x holds, NaN included.
+        return_noise: whether to return eps too, which is 0 beyond the length and where a sample is not noisy.
 
     Returns:
         y, of x's shape and dtype; or (y, eps).
@@ -135,17 +164,17 @@ def add_noise_multimodal(
     lengths: Sequence[ArrayLike | None] | None = None,
     return_stats: bool = False,
 ) -> list[Floats] | tuple[list[Floats], NDArray[np.float64]]:
-    """`add_noise` for all modalities of a batch in one call, with the statistics of what was added.
+    """Add noise to all modalities of a batch in one call, and measure what was added (paper, Eq. 3).
 
     Args:
         xs: M arrays [B, ...] of one dtype; their trailing shapes are free.
         alpha_bars: floats [M] or [B, M], 0 to 1 inclusive.
-        seed, draw, kind, p, sample_ids: as in `add_noise`.
-        streams: M ints from 0 to 255; by default 0..M-1.
-        noisy: bool [B, M]; by default all True.
-        lengths: M entries, each integers [B] or None (all steps valid).
-        return_stats: also return float64 [M, 4] over the valid noisy elements: count, sum of x, sum of x^2, sum of
-            eps^2.
+        seed, draw, kind, p, sample_ids: the arguments of `add_noise`.
+        streams: M ints from 0 to 255; 0..M-1 by default. Two modalities with one stream would share their noise.
+        noisy: bool [B, M]; where it is False, y = x bit for bit. All are True by default.
+        lengths: M entries, each integers [B] or None (all steps are valid).
+        return_stats: whether to return statistics too: float64 [M, 4] over the valid noisy elements, which are the
+            count, the sum of x, the sum of x^2 and the sum of eps^2.
 
     Returns:
         The list ys, or (ys, stats).
@@ -185,12 +214,12 @@ def mix_noise(
     noisy: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
 ) -> Floats:
-    """Any array as noise: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3 and section 2.2.1).
+    """Mix x with any array as noise: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3, section 2.2.1).
 
     Args:
-        x: [B, ...], float32, float16 or float64.
+        x: the features [B, ...], float32, float16 or float64.
         eps: the noise, of x's shape and dtype.
-        alpha_bar, noisy, lengths: as in `add_noise`.
+        alpha_bar, noisy, lengths: the arguments of `add_noise`.
 
     Returns:
         y, of x's shape and dtype.
@@ -214,15 +243,18 @@ def reparameterize_kl(
     stream: int = LATENT_STREAM,
     sample_ids: ArrayLike | None = None,
 ) -> tuple[Floats, Floats]:
-    """Sample a diagonal Gaussian and measure it: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
+    """Sample a diagonal Gaussian and compute its KL: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
+
+    kl = -1/2 sum(1 + logvar - mu^2 - exp(logvar)) over all dims but 0 (paper, Eq. 6; Kingma and Welling,
+    arXiv 1312.6114, appendix B).
 
     Args:
-        mu: [B, ...], float32, float16 or float64.
-        logvar: log of the variance, of mu's shape and dtype.
-        seed, draw, stream, sample_ids: as in `add_noise`.
+        mu: the mean [B, ...], float32, float16 or float64.
+        logvar: the log of the variance, of mu's shape and dtype.
+        seed, draw, stream, sample_ids: the arguments of `add_noise`.
 
     Returns:
-        z, of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64).
+        (z, kl): z of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -243,11 +275,11 @@ def _describe(value: Any) -> str:
 
 def _floats(name: str, value: ArrayLike) -> Floats:
     array = np.asarray(value)
-    if array.dtype.name not in DTYPES:
-        raise TypeError(f"{name}: expected float32, float16 or float64, got {_describe(array)}")
+    if array.dtype.name not in NUMPY_DTYPES:
+        raise TypeError(f"{name}: expected {either(NUMPY_DTYPES)}, got {_describe(array)}")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {_describe(array)}")
-    _check_elements(name, array.shape)
+    check_elements(name, array.shape)
     return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED"])
 
 
@@ -260,14 +292,6 @@ def _same(name: str, value: ArrayLike, other_name: str, other: ArrayLike) -> Flo
     return array
 
 
-def _check_elements(name: str, shape: Sequence[int]) -> None:
-    row = 1
-    for extent in shape[1:]:
-        row *= extent
-    if row > MAX_ELEMENTS:
-        raise ValueError(f"{name}: expected at most 2^34 elements a sample, got shape {tuple(shape)}")
-
-
 def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
@@ -276,26 +300,25 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _stream(stream: int) -> int:
-    if not 0 <= _integer("stream", stream) <= MAX_STREAM:
-        raise ValueError(f"stream: expected an int from 0 to 255, got {stream!r}")
-    return _integer("stream", stream)
+    stream = _integer("stream", stream)
+    check_stream(stream)
+    return stream
 
 
 def _key(
     seed: int | None, draw: int, kind: str, p: float, sample_ids: ArrayLike | None, batch: int
 ) -> tuple[int, int, str, float, NDArray[np.int64] | None]:
-    """What decides the words, as the binding takes it."""
-    if kind not in GENERATED_KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
+    """Check what the words depend on, and pack it for the binding: (seed, draw, kind, p, sample ids)."""
+    check_kind(kind)
     if kind == "impulse" and not 0 <= p <= 1:
         raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
-    if not 0 <= _integer("draw", draw) <= MAX_DRAW:
-        raise ValueError(f"draw: expected an int from 0 to 2^32-1, got {draw!r}")
+    draw = _integer("draw", draw)
+    check_draw(draw)
     if seed is None:
         seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
     ids = _integers("sample_ids", sample_ids, (batch,))
     share = float(p) if kind == "impulse" else 0.0
-    return _integer("seed", seed) % 2**64, _integer("draw", draw), kind, share, ids
+    return _integer("seed", seed) % 2**SEED_BITS, draw, kind, share, ids
 
 
 def _alpha_bar(name: str, value: ArrayLike, shapes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
@@ -327,12 +350,12 @@ def _flags(noisy: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]
 
 def _lengths(lengths: ArrayLike | None, x: Floats) -> NDArray[np.int64] | None:
     if lengths is not None and x.ndim < 2:
-        raise ValueError(f"lengths: expected two or more dims, whose dim 1 they are of, got shape {x.shape}")
+        raise ValueError(f"lengths: expected two or more dims, whose dim 1 they count, got shape {x.shape}")
     return _integers("lengths", lengths, (len(x),))
 
 
 def _stack_lengths(lengths: Sequence[ArrayLike | None] | None, xs: Sequence[Floats]) -> NDArray[np.int64] | None:
-    """M lengths, some of them None, as one [B, M]; None stands for all steps."""
+    """Stack M lengths [B], some of them None (all steps are valid), into one [B, M]."""
     if lengths is None:
         return None
     if len(lengths) != len(xs):
@@ -343,7 +366,7 @@ def _stack_lengths(lengths: Sequence[ArrayLike | None] | None, xs: Sequence[Floa
     for m, (given, x) in enumerate(zip(lengths, xs, strict=True)):
         if x.ndim < 2:
             raise ValueError(
-                f"lengths: expected every x of two or more dims, whose dim 1 they are of, got xs[{m}] {_describe(x)}"
+                f"lengths: expected every x of two or more dims, whose dim 1 they count, got xs[{m}] {_describe(x)}"
             )
         steps = _lengths(given, x)
         columns.append(np.full(len(x), x.shape[1]) if steps is None else steps)

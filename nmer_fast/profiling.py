@@ -1,4 +1,4 @@
-"""Ranges for Nsight Systems and a trace for Perfetto: docs/profiling.md."""
+"""NVTX ranges for Nsight Systems, and a trace for Perfetto: docs/profiling.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pathlib import Path
 import torch
 
 ATTACHED = "NVTX_INJECTION64_PATH" in os.environ
-"""Whether a profiler loaded itself before this process began, as nsys does. Without one nobody would see a range."""
+"""Whether a profiler loaded itself before this process began, as nsys does. Without one no range is made."""
 
 
 def span(name: str, size: int = 0) -> AbstractContextManager:
-    """An NVTX range of the domain nmer_fast around a with block, its size as payload; free when no profiler looks.
+    """A context manager that puts an NVTX range of the domain nmer_fast around its block; free without a profiler.
 
-    Compiled code has no ranges: what is inside is one graph.
+    Compiled code has no ranges, because a compiled block is one graph.
+
+    Args:
+        name: the range's name.
+        size: the range's payload, such as the number of samples.
     """
     if not ATTACHED or torch.compiler.is_compiling():
         return nullcontext()
@@ -27,7 +31,14 @@ def span(name: str, size: int = 0) -> AbstractContextManager:
 
 @contextmanager
 def trace(folder: Path | None) -> Iterator[Callable[[], None]]:
-    """What to call after each step: the third to the fifth go to trace.json in the folder, for ui.perfetto.dev."""
+    """Record steps 3 to 5 into trace.json in the folder, for ui.perfetto.dev.
+
+    Args:
+        folder: the trace's folder, made if it does not exist; None records nothing.
+
+    Yields:
+        The function to call after each step.
+    """
     if folder is None:
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""Ranges: none and free without a profiler; with one, one for each phase; a trace that Perfetto reads."""
+"""NVTX ranges: none without a profiler, one for each phase with one; and a trace that Perfetto reads."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ TINY = {"size": 60, "epochs": 2, "settings": ("training.teacher_epochs=1", "trai
 
 @pytest.fixture
 def ranges(monkeypatch):
-    """A profiler that notes what it sees."""
+    """A profiler that records the ranges it is given."""
     seen = []
 
     @contextmanager

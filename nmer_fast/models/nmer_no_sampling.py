@@ -23,5 +23,5 @@ class NMERNoSampling(NMER):
         del self.to_logvar
 
     def _latent(self, state: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Z alone."""
+        """z alone."""
         return self.to_mu(state), {}, {}

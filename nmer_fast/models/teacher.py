@@ -66,6 +66,6 @@ class Teacher(Teaching):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Targets:
-        """H and H of complete data, which are constants of a sample (call in eval mode)."""
+        """h and H of complete data, which are constants of a sample (call in eval mode)."""
         encoded = self.encoders(batch.features, batch.lengths)
         return Targets(joint=encoded[:, :, 0].flatten(1), invariant=encoded[:, :, 1].flatten(1))

@@ -1,4 +1,4 @@
-"""Noise to the paper's letter, and past it: schedules, SNR, conditions, and NoiseScheduler for any training loop."""
+"""The paper's noise and other kinds: schedules, SNR, conditions, and NoiseScheduler for any training loop."""
 
 from ..contract import KINDS
 from .conditions import Conditions

@@ -1,4 +1,4 @@
-"""Which modalities are clean: the paper's incomplete conditions, for any set of modalities."""
+"""Conditions: the paper's incomplete conditions, which say what modalities are clean, for any set of modalities."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from torch import Tensor
 from .. import ops
 from ..contract import CONDITION_STREAM
 
-MAX_MODALITIES = 10  # which have 2^10 conditions
+MAX_MODALITIES = 10  # ten modalities have 2^10 conditions
 
 
 class Conditions:
-    """Conditions of a set of modalities, named by the clean ones.
+    """The conditions of a set of modalities, each named by its clean modalities.
 
-    For a, v, l: the paper's six "a", "v", "l", "av", "al", "vl" (Table 3), then "none" (its new condition, section
-    3.2) and "all". Names of more than one letter are joined by "+".
+    The modalities a, v and l have the paper's six conditions "a", "v", "l", "av", "al" and "vl" (Table 3), then "none"
+    (its new condition, section 3.2) and "all". Modality names of more than one letter are joined by "+".
+
+    Args:
+        modalities: the modalities' names, 1 to 10 different ones without "+", none of them "none" or "all".
 
     Attributes:
         modalities: the modalities' names, in order.
-        names: all conditions' names; the incomplete ones first.
-        incomplete: how many are incomplete, 2^M - 2; a single modality has one, "none".
+        names: the conditions' names; the incomplete conditions come first.
+        incomplete: the number of incomplete conditions, 2^M - 2; a single modality has one, "none".
         noisy: bool [conditions, M], True where a modality is noisy.
+
+    Raises:
+        ValueError: one line that says which names were expected and what was given.
     """
 
     def __init__(self, modalities: Sequence[str]) -> None:
@@ -47,20 +53,20 @@ class Conditions:
         self.noisy = ~clean
 
     def index(self, name: str) -> int:
-        """A condition's place in `names`."""
+        """The index of a condition in `names`; ValueError if there is no such condition."""
         if name not in self.names:
             raise ValueError(f"condition: expected one of {', '.join(self.names)}, got {name!r}")
         return self.names.index(name)
 
     def draw(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
-        """An incomplete condition for each sample, uniform, from the contract's generator.
+        """Draw an incomplete condition for each sample, uniformly, from the noise contract's generator.
 
         Args:
-            rng: int64 [2] = (seed, draw).
-            sample_ids: integers [B].
+            rng: (seed, draw), int64 [2].
+            sample_ids: the samples' ids in the data set, integers [B].
 
         Returns:
-            int64 [B], indices into `names`.
+            Indices into `names`, int64 [B].
         """
         counter = ops.noise_counter(sample_ids, torch.zeros_like(sample_ids), draw=rng[1], stream=CONDITION_STREAM)
         return (ops.philox(rng, counter)[:, 0] * self.incomplete) >> 32

@@ -1,6 +1,6 @@
-"""Schedules of beta, alpha_bar of a number of steps, and the way between alpha_bar and a signal-to-noise ratio.
+"""Schedules of beta, the alpha_bar of a number of steps, and the conversion between alpha_bar and SNR.
 
-All of it is float64 arithmetic on the host. An SNR is in dB: 10 log10(alpha_bar var / ((1 - alpha_bar) v)) with `var`
+All arithmetic is float64 on the host. An SNR is in dB: 10 log10(alpha_bar var / ((1 - alpha_bar) v)), where `var` is
 the data's variance and `v` the noise's own power (paper, Eq. 4 and 5, which leave v out).
 """
 
@@ -20,12 +20,15 @@ class NoiseSchedule:
     """Betas, and alpha_bar(T) = prod of (1 - beta_t) over t = 1..T (paper, Eq. 1 and 2).
 
     Attributes:
-        kind: "paper" spreads beta_start..beta_end linearly over a chosen T, so more steps mean more noise; the others
-            are of a fixed length and T picks a step: "linear", "scaled_linear" (linear in the square root), "cosine"
-            (Nichol and Dhariwal, arXiv 2102.09672) and "sigmoid".
+        kind: "paper" spreads beta_start..beta_end linearly over a chosen T, so more steps mean more noise. The other
+            kinds have a fixed length, of which T picks a step: "linear", "scaled_linear" (linear in the square root),
+            "cosine" (Nichol and Dhariwal, arXiv 2102.09672) and "sigmoid".
         beta_start: the first beta; 0 < beta_start <= beta_end < 1.
         beta_end: the last beta.
-        length: steps of the schedules of fixed length.
+        length: the number of steps of a schedule of fixed length.
+
+    Raises:
+        ValueError: one line that names the attribute, what it was and what was expected.
     """
 
     kind: ScheduleKind = "paper"
@@ -42,7 +45,7 @@ class NoiseSchedule:
             raise ValueError(f"length: expected at least 1 step, got {self.length}")
 
     def betas(self, steps: int) -> Tensor:
-        """beta_1..beta_T, float64 [T], for T = steps."""
+        """beta_1..beta_T, float64 [T], for T = steps; ValueError if the schedule has no such step."""
         if steps < 1 or (self.kind != "paper" and steps > self.length):
             bound = "1 or more" if self.kind == "paper" else f"1 to {self.length}"
             raise ValueError(f"steps: expected {bound}, got {steps}")
@@ -62,11 +65,20 @@ class NoiseSchedule:
         return torch.linspace(start, end, n, dtype=torch.float64)
 
     def alpha_bar(self, steps: int) -> float:
-        """What is left of the signal's power after T = steps."""
+        """The share of the signal's power that is left after T = steps."""
         return (1 - self.betas(steps)).prod().item()
 
     def nearest_steps(self, snr_db: float, variance: float, noise_power: float = 1.0) -> tuple[int, float]:
-        """The whole T whose SNR is nearest to the one asked for, in dB, and the SNR that it really gives."""
+        """Find the number of steps T whose SNR is nearest to snr_db.
+
+        Args:
+            snr_db: the wanted SNR, in dB.
+            variance: the data's variance.
+            noise_power: the noise's own power.
+
+        Returns:
+            (T, the SNR that T gives, in dB).
+        """
 
         def snr(steps: int) -> float:
             return snr_of_alpha_bar(self.alpha_bar(steps), variance, noise_power)
@@ -81,13 +93,13 @@ class NoiseSchedule:
 
 
 def check_variance(variance: float, name: str = "variance") -> None:
-    """A variance of 0, negative, infinite or NaN makes no SNR."""
+    """Raise ValueError for a variance that is 0, negative, infinite or NaN, with which there is no SNR."""
     if not (math.isfinite(variance) and variance > 0):
         raise ValueError(f"{name}: expected a variance above 0 (the features must vary), got {variance}")
 
 
 def snr_of_alpha_bar(alpha_bar: float, variance: float, noise_power: float = 1.0) -> float:
-    """SNR in dB of data of a variance, at alpha_bar, in noise of a power; infinite at alpha_bar 0 and 1."""
+    """The SNR in dB at an alpha_bar, of data of a variance in noise of a power; infinite at alpha_bar 0 and 1."""
     check_variance(variance)
     signal, noise = alpha_bar * variance, (1 - alpha_bar) * noise_power
     if signal == 0:
@@ -96,7 +108,11 @@ def snr_of_alpha_bar(alpha_bar: float, variance: float, noise_power: float = 1.0
 
 
 def alpha_bar_of_snr(snr_db: float, variance: float, noise_power: float = 1.0) -> float:
-    """alpha_bar = s v / (var + s v) with s = 10^(snr_db / 10), exactly."""
+    """The alpha_bar that gives an SNR in dB: s v / (var + s v) with s = 10^(snr_db / 10).
+
+    Raises:
+        ValueError: snr_db is NaN, the variance is not above 0 and finite, or the noise has no power.
+    """
     check_variance(variance)
     if math.isnan(snr_db):
         raise ValueError("snr_db: expected a number of decibels, got nan")
@@ -109,14 +125,23 @@ def alpha_bar_of_snr(snr_db: float, variance: float, noise_power: float = 1.0) -
 
 
 def noise_power(kind: str, p: float, convention: str = "exact") -> float:
-    """The power v that an SNR counts: impulse noise has p, the other kinds 1; the paper's convention says 1 for all."""
+    """The power v that an SNR counts: p for impulse noise and 1 for other kinds; 1 for all kinds in the paper.
+
+    Raises:
+        ValueError: there is no such convention.
+    """
     if convention not in CONVENTIONS:
         raise ValueError(f"snr_convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
     return p if kind == "impulse" and convention == "exact" else 1.0
 
 
 def variance(x: Tensor, lengths: Tensor | None = None) -> float:
-    """Population variance of the valid elements of [B, ...] (lengths [B] of dim 1), in float64, without padding."""
+    """The population variance of x's valid elements, computed in float64.
+
+    Args:
+        x: the features [B, ...].
+        lengths: the valid steps along dim 1, integers [B]; all steps are valid by default.
+    """
     values = x.double()
     if lengths is not None:
         values = values[torch.arange(x.shape[1], device=x.device) < lengths[:, None]]

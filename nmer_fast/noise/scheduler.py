@@ -1,4 +1,4 @@
-"""NoiseScheduler: noise at a chosen SNR on every modality of a batch, for a training loop of one's own."""
+"""NoiseScheduler adds noise at a chosen SNR to every modality of a batch, in any training loop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_pow
 
 Given = Tensor | Callable[[Tensor], Tensor]
 Ratio = float | Sequence[float]
-"""An SNR in dB, or the lowest and the highest of a range."""
+"""An SNR in dB, or a range's lowest and highest."""
 
 
 class Noised(NamedTuple):
-    """What a scheduler returns.
+    """The noisy batch that a scheduler returns.
 
     Attributes:
-        features: by modality, of the shapes and dtypes that came in.
-        condition: int64 [B], each sample's condition, an index into `scheduler.conditions.names`.
-        stats: float64 [M, 5] over the valid noisy elements, or None: count, and sums of alpha_bar, alpha_bar x,
-            alpha_bar x^2 and (1 - alpha_bar) eps^2. Batches add up; `NoiseScheduler.realised_snr_db` reads the sum.
+        features: the features of each modality, by its name, of the shapes and dtypes of the input.
+        condition: each sample's condition, an index into `scheduler.conditions.names`, int64 [B].
+        stats: sums over the valid noisy elements, float64 [M, 5], or None: their count, alpha_bar, alpha_bar x,
+            alpha_bar x^2 and (1 - alpha_bar) eps^2. Sums of several batches may be added, and
+            `NoiseScheduler.realised_snr_db` reads the total.
     """
 
     features: dict[str, Tensor]
@@ -36,32 +37,33 @@ class Noised(NamedTuple):
 
 
 class NoiseScheduler(nn.Module):
-    """Adds noise to the modalities that a sample's condition leaves unclean (paper, section 2.2 and 3.1).
+    """Adds noise to the noisy modalities of each sample's condition (paper, sections 2.2 and 3.1).
 
     Args:
-        variances: each modality's variance, of valid elements of the train split (see `noise.variance`); the order
+        variances: the variance of each modality's valid elements in the train split (see `noise.variance`); the order
             of the names is the order of the streams.
-        snr_db: the signal-to-noise ratio in dB, one for all or one for each modality. Two numbers are a range (mixed
-            intensities): each sample's modality draws its own, uniform in dB, anew in every draw. Or else
-        steps: T for each modality, as in the paper (CMU-MOSEI: a 140, v 60, l 5 give -10 dB); or "random": one for
-            each batch and modality, uniform from 1 to the schedule's length, from the contract's generator (as the
-            paper's released code does). The batch's first sample id decides, so a batch split changes the noise.
-        kind: "gaussian", "impulse", "uniform", "laplace"; "missing" (zeros, the condition of earlier work); or noise
-            of one's own: a tensor that broadcasts to the features, a callable from features to such a tensor
+        snr_db: the signal-to-noise ratio in dB, one for all modalities or one for each. Two numbers are a range (mixed
+            intensities), from which each sample's modality draws its own SNR, uniform in dB, anew in every draw.
+            Exactly one of snr_db and steps is given; missing modalities need neither.
+        steps: the number of steps T of each modality, as in the paper (on CMU-MOSEI, a 140, v 60 and l 5 give -10 dB);
+            or "random", which draws one T for each batch and modality, uniform from 1 to the schedule's length, as the
+            paper's released code does. The batch's first sample id decides the T, so a batch split changes the noise.
+        kind: a name of `noise.KINDS`, of which "missing" gives zeros, the condition of earlier work; or noise of your
+            own: a tensor that broadcasts to the features, a callable from features to such a tensor
             (`torch.randn_like`), or a mapping from modality to either.
-        p: the share of impulses.
-        snr_convention: "exact" counts the noise's own power (impulse: p); "paper" takes it as 1.
-        schedule: the betas that `steps` counts.
-        seed: of all noise and conditions, an int.
-        power: the mean square of noise of one's own; 1 unless given.
+        p: the share of impulses, 0 to 1.
+        snr_convention: "exact" counts the noise's own power (p for impulse noise); "paper" counts 1 for every kind.
+        schedule: the betas that `steps` counts; the paper's by default.
+        seed: the seed of all noise and conditions, an int.
+        power: the mean square of noise of your own.
 
     Attributes:
-        alpha_bars: float64 [M]; of random steps, [length].
-        odds_db: float64 [M, 2], where a modality has a range: 10 log10(alpha_bar / (1 - alpha_bar)) at the ends of
-            each one's; else None. `alpha_bars` are then those of the middle.
-        snr_db: the SNR that the alpha_bars really give, by modality, in dB, under the exact convention; nan for
-            random steps and for a range.
-        rng: int64 [2] = (seed, draw), the next call's; moved on by every call that names no draw.
+        alpha_bars: the alpha_bar of each modality, float64 [M]; with random steps, of each T, [length].
+        odds_db: 10 log10(alpha_bar / (1 - alpha_bar)) at both ends of each modality's range, float64 [M, 2]; None if no
+            modality has a range. With a range, `alpha_bars` belong to its middle.
+        snr_db: the SNR in dB that the alpha_bars give under the exact convention, by modality; nan for random steps and
+            for a range.
+        rng: the next call's (seed, draw), int64 [2]; every call that names no draw advances it by one draw.
 
     Raises:
         ValueError: one line that names the argument, what it was and what was expected.
@@ -117,7 +119,7 @@ class NoiseScheduler(nn.Module):
         self.register_buffer("rng", ops.rng_tensor(seed, 0, torch.device("cpu")))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseScheduler:
-        """A model cast to half precision keeps its exact alpha_bars and odds: only their device follows."""
+        """Move alpha_bars and odds_db to the module's device, and keep them float64 when a model is cast."""
         exact, odds_db = self.alpha_bars, self.odds_db
         super()._apply(fn, recurse)
         self.alpha_bars = exact.to(self.alpha_bars.device)
@@ -125,13 +127,13 @@ class NoiseScheduler(nn.Module):
         return self
 
     def _powers(self, power: float, convention: str) -> tuple[float, float]:
-        """The noise's power as the SNR asked for counts it, and as it is."""
+        """The noise's power as the given SNR counts it, and its true power."""
         if isinstance(self.kind, str):
             return noise_power(self.kind, self.p, convention), noise_power(self.kind, self.p)
         return (power if convention == "exact" else 1.0), power
 
     def _ranges(self, snr_db: Ratio | Mapping[str, Ratio] | None) -> dict[str, tuple[float, float]]:
-        """The lowest and the highest SNR of each modality; empty without any."""
+        """The lowest and the highest SNR of each modality; empty if no SNR is given."""
         if snr_db is None:
             return {}
         given = snr_db if isinstance(snr_db, Mapping) else dict.fromkeys(self.modalities, snr_db)
@@ -156,7 +158,7 @@ class NoiseScheduler(nn.Module):
         schedule: NoiseSchedule,
         power: float,
     ) -> list[float]:
-        if self.kind == "missing":  # y = 0 x + 1 * 0: nothing is left, whatever was asked for
+        if self.kind == "missing":  # y = 0 x + 1 * 0, whatever SNR is given
             return [0.0] * len(self.modalities)
         if bool(ranges) == (steps is not None):
             raise ValueError(f"snr_db, steps: expected one of the two, got {'both' if ranges else 'neither'}")
@@ -181,18 +183,25 @@ class NoiseScheduler(nn.Module):
         condition: str | Tensor | None = None,
         return_stats: bool = False,
     ) -> Noised:
-        """Noise a batch.
+        """Add noise to a batch.
 
         Args:
-            features: by modality, [B, T, ...] (or [B, D] without lengths).
-            lengths: by modality, integers [B] or None.
-            sample_ids: integers [B], ids in the data set; by default 0..B-1.
-            draw: which draw for these samples (an epoch, a repeat): other draws, other noise and conditions. By default
-                the next one, which the buffer `rng` counts, compiled and in a replayed CUDA graph too.
-            rng: int64 [2] = (seed, draw) instead of the scheduler's seed and `draw`, for compiled steps.
-            condition: a name for all samples, or indices [B]; by default one of the incomplete conditions for each
-                sample, drawn uniformly.
-            return_stats: also measure what was added.
+            features: the features [B, T, ...] of each modality, by its name; [B, D] without lengths.
+            lengths: the valid steps of each modality, by its name, integers [B] or None.
+            sample_ids: the samples' ids in the data set, integers [B]; 0..B-1 by default.
+            draw: the number of the draw for these samples (an epoch or a repeat); another draw gives other noise and
+                conditions. By default it is the next one, which the buffer `rng` counts, also in compiled steps and in
+                a replayed CUDA graph.
+            rng: (seed, draw), int64 [2], in place of the scheduler's seed and `draw`, for compiled steps.
+            condition: a condition's name for all samples, or indices [B] into `conditions.names`; by default each
+                sample draws one of the incomplete conditions, uniformly.
+            return_stats: whether to measure what was added.
+
+        Returns:
+            The noisy features, each sample's condition, and the statistics or None.
+
+        Raises:
+            TypeError, ValueError: one line that names the argument, what it was and what was expected.
         """
         xs = [features[name] for name in self.modalities]
         batch, device = xs[0].shape[0], xs[0].device
@@ -223,23 +232,23 @@ class NoiseScheduler(nn.Module):
         return Noised(dict(zip(self.modalities, ys, strict=True)), index, stats)
 
     def _rng_of(self, draw: int) -> Tensor:
-        """The buffer's seed, which a loaded state may have changed, and this draw."""
+        """(seed, draw) with the buffer's seed, which a loaded state may have changed, and the given draw."""
         return torch.stack([self.rng[0], ops.rng_tensor(0, draw, self.rng.device)[1]])
 
     def _random_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
-        """[M], of a step for each modality."""
+        """The alpha_bars [M] of a random step for each modality."""
         words = self._words(rng, sample_ids[:1].sum(), STEP_STREAM)
         return self.alpha_bars[(words * len(self.alpha_bars)) >> 32]
 
     def _mixed_alpha_bars(self, rng: Tensor, sample_ids: Tensor) -> Tensor:
-        """[B, M], each of an SNR that is uniform in its modality's range: decibels are logarithms of odds."""
+        """The alpha_bars [B, M] of SNRs that are uniform in each modality's range; an SNR in dB is a log of odds."""
         assert self.odds_db is not None
         words = self._words(rng, sample_ids[:, None], SNR_STREAM)
         low, high = self.odds_db.unbind(1)
         return torch.sigmoid(math.log(10) / 10 * torch.lerp(low, high, (words.double() + 0.5) * 2.0**-32))
 
     def _words(self, rng: Tensor, sample_ids: Tensor, stream: int) -> Tensor:
-        """The contract's words of elements 0 to M - 1: [..., M], of sample ids [..., 1]."""
+        """The contract's words [..., M] of elements 0 to M - 1, for sample ids [..., 1]."""
         quads = torch.arange(-(-len(self.modalities) // 4), device=rng.device)
         words = ops.philox(rng, ops.noise_counter(sample_ids, quads, draw=rng[1], stream=stream))
         return words.flatten(-2)[..., : len(self.modalities)]
@@ -247,16 +256,16 @@ class NoiseScheduler(nn.Module):
     def _mixed_stats(
         self, xs: list[Tensor], ys: list[Tensor], alpha_bars: Tensor, noisy: Tensor, lengths: list[Tensor | None] | None
     ) -> Tensor:
-        """Statistics where each sample has its own alpha_bar; the noise is what y has beside sqrt(alpha_bar) x."""
+        """The statistics where each sample has its own alpha_bar; the noise is y - sqrt(alpha_bar) x."""
         rows = []
         for m, (x, y) in enumerate(zip(xs, ys, strict=True)):
             chosen = valid_mask(x.shape, None if lengths is None else lengths[m], x.device)
             chosen = chosen & noisy_mask(noisy[:, m], x.dim(), x.device)
-            kept, x = alpha_bars[:, m], torch.where(chosen, x.float(), 0.0).flatten(1)
-            noise = torch.where(chosen, y.float(), 0.0).flatten(1).addcmul_(x, -kept.sqrt().float()[:, None])
-            count = chosen.flatten(1).sum(1) * (x.shape[1] // chosen[:1].numel())
-            squares, power = (torch.linalg.vector_norm(t, dim=1).double().square() for t in (x, noise))
-            sums = [count, kept * count, kept * x.sum(1), kept * squares, power]
+            kept, clean = alpha_bars[:, m], torch.where(chosen, x.float(), 0.0).flatten(1)
+            noise = torch.where(chosen, y.float(), 0.0).flatten(1).addcmul_(clean, -kept.sqrt().float()[:, None])
+            count = chosen.flatten(1).sum(1) * (clean.shape[1] // chosen[:1].numel())
+            squares, power = (torch.linalg.vector_norm(t, dim=1).double().square() for t in (clean, noise))
+            sums = [count, kept * count, kept * clean.sum(1), kept * squares, power]
             rows.append(torch.stack([one.double().sum() for one in sums]))
         return torch.stack(rows)
 
@@ -287,7 +296,7 @@ class NoiseScheduler(nn.Module):
         return ys, torch.stack(stats) if return_stats else None
 
     def _given(self, name: str, x: Tensor) -> Tensor:
-        """Noise of the user's own, of x's shape and dtype."""
+        """The user's own noise, or zeros for a missing modality, of x's shape and dtype."""
         if self.kind == "missing":
             return torch.zeros_like(x)
         given = self.kind[name] if isinstance(self.kind, Mapping) else self.kind
@@ -295,7 +304,14 @@ class NoiseScheduler(nn.Module):
         return eps.to(x).expand_as(x)
 
     def realised_snr_db(self, stats: Tensor) -> dict[str, float]:
-        """SNR in dB that statistics (summed over any number of batches) show, by modality; nan where nothing noisy."""
+        """Compute the SNR that was realised.
+
+        Args:
+            stats: the statistics of one batch, or the sum of several batches' statistics, float64 [M, 5].
+
+        Returns:
+            The SNR in dB, by modality; nan where no element was noisy.
+        """
         out = {}
         for name, (count, kept, total, squares, noise) in zip(self.modalities, stats.tolist(), strict=True):
             signal = max(squares - total * total / kept, 0.0) if kept else 0.0

@@ -1,9 +1,9 @@
-"""Fused noise and VAE ops, for any PyTorch project; torch is all that this imports.
+"""Fused noise, VAE and encoder ops for any PyTorch project. Importing them imports torch and nothing else.
 
 The same sample gets the same noise on every device and at every batch size, eager or compiled.
 """
 
-from . import _cuda, convolution, lstm
+from . import _cuda
 from ._args import rng_tensor
 from ._library import load_compiled
 from .convolution import conv_max_pool
@@ -35,7 +35,4 @@ __all__ = [
 compiled: bool = load_compiled()
 """Whether the C++ kernels are loaded."""
 
-if compiled:
-    convolution.register_compiled()
-    lstm.register_compiled()
 _cuda.register()

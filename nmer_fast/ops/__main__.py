@@ -1,4 +1,4 @@
-"""python -m nmer_fast.ops: which backends serve, on what, and the versions that results depend on."""
+"""`python -m nmer_fast.ops` prints the backend of each device, and the versions that results depend on."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +10,7 @@ from ._library import COMPILED, isa, isas
 
 
 def cuda() -> str:
-    """What serves on a GPU."""
+    """The backend that serves on a GPU."""
     try:
         return f"Triton {version('triton')}"
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Registration of the ops `torch.ops.nmer_fast.*` and loading of the compiled CPU kernels."""
+"""Registers the ops `torch.ops.nmer_fast.*` and loads the compiled CPU kernels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ LIBRARY = torch.library.Library("nmer_fast", "DEF")
 COMPILED = Path(__file__).resolve().parent.parent / "_torch_ops.so"
 INTERFACE = 4  # raised with kInterface in csrc/kernels.h when an op's arguments change
 
+_CPU_KERNELS: dict[str, Callable[..., Any]] = {}
+
 
 def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Register an op; the reference serves on every device until a backend registers a kernel for it."""
+    """Register an op under the schema's name and return it.
+
+    Args:
+        schema: the op's signature in torch's schema language.
+        reference: the op in plain PyTorch; it serves on every device for which no backend has registered a kernel.
+        fake: the op's output shapes and dtypes, for tracing.
+    """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
@@ -26,8 +34,18 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.nmer_fast, name).default
 
 
+def cpu_kernel(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a CPU kernel in Python that calls parts of the C++ library; it serves once the library is loaded."""
+
+    def keep(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        _CPU_KERNELS[name] = kernel
+        return kernel
+
+    return keep
+
+
 def map_in_a_loop(op: torch._ops.OpOverload) -> None:
-    """Vmap for an op that no gradient flows through: slice by slice."""
+    """Give an op that has no gradient a vmap that runs slice by slice."""
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         slices = [
@@ -40,7 +58,7 @@ def map_in_a_loop(op: torch._ops.OpOverload) -> None:
 
 
 def isas() -> list[str]:
-    """Instruction sets whose kernels this machine can run, the best one last; none without the C++ library."""
+    """The instruction sets whose kernels this machine can run, the best one last; empty without the C++ library."""
     library = _functions()
     return (
         []
@@ -50,13 +68,13 @@ def isas() -> list[str]:
 
 
 def isa() -> str | None:
-    """The instruction set in use."""
+    """The instruction set in use; None without the C++ library."""
     library = _functions()
     return None if library is None else library.nmer_fast_isa().decode()
 
 
 def use_isa(name: str) -> None:
-    """Use another instruction set's kernels, for tests and benches."""
+    """Select an instruction set's kernels, for tests and benchmarks; ValueError if this machine cannot run them."""
     library = _functions()
     if library is None or not library.nmer_fast_use_isa(name.encode()):
         raise ValueError(f"isa: expected one of {', '.join(isas()) or 'none, without the C++ library'}, got {name!r}")
@@ -64,7 +82,7 @@ def use_isa(name: str) -> None:
 
 @cache
 def _functions() -> ctypes.CDLL | None:
-    """What the loaded library has beside its torch ops."""
+    """The C functions that the loaded library exports beside its torch ops; None if it is not loaded."""
     if str(COMPILED) not in torch.ops.loaded_libraries:
         return None
     library = ctypes.CDLL(str(COMPILED))
@@ -73,14 +91,12 @@ def _functions() -> ctypes.CDLL | None:
 
 
 def load_compiled() -> bool:
-    """Plug the C++ kernels in. Without them everything works, on the reference, and one warning says so."""
-    reason = _unusable()
+    """Load the C++ kernels; say whether they serve. Without them the reference serves, and one warning says why."""
+    reason = _unusable() or _load()
     if reason is None:
-        try:
-            torch.ops.load_library(str(COMPILED))
-            return True
-        except OSError as error:
-            reason = f"does not load ({error})"
+        for name, kernel in _CPU_KERNELS.items():
+            LIBRARY.impl(name, kernel, "CPU")
+        return True
     warnings.warn(
         f"nmer_fast: the C++ library {COMPILED.name} {reason}; plain PyTorch serves instead, more slowly. "
         "To build it: pip install --no-build-isolation --force-reinstall --no-deps nmer_fast",
@@ -91,7 +107,10 @@ def load_compiled() -> bool:
 
 
 def _unusable() -> str | None:
-    """Why the library must not even be loaded; both libraries are built together, and `_native` says of which age."""
+    """The reason for which the library must not be loaded, or None.
+
+    Both libraries are built together, so the version of the NumPy one, `_native`, tells the version of this one.
+    """
     if not COMPILED.exists():
         return "is not built"
     try:
@@ -100,3 +119,12 @@ def _unusable() -> str | None:
         return f"is not built whole ({error})"
     found = getattr(_native, "INTERFACE", 0)
     return None if found == INTERFACE else f"is of another version ({found}, expected {INTERFACE})"
+
+
+def _load() -> str | None:
+    """Load the library; the reason where it does not load, or None."""
+    try:
+        torch.ops.load_library(str(COMPILED))
+    except OSError as error:
+        return f"does not load ({error})"
+    return None

@@ -1,6 +1,6 @@
 """ops.conv_max_pool: convolutions over time, ReLU and the max over valid windows, as one registered op.
 
-The gradient of a max is that of the one window that won, so the weights' takes a twentieth of the dense arithmetic.
+A max passes its gradient to one window alone, so the gradient of the weights takes a twentieth of the dense arithmetic.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
 from ._function import refuse_compiled_transform
-from ._library import LIBRARY, define
+from ._library import LIBRARY, cpu_kernel, define
 
-LONGEST = 5  # of the C++ library's kernels, kLongestKernel in csrc/kernels.h
+LONGEST = 5  # steps of the longest kernel that the C++ library serves: kLongestKernel in csrc/kernels.h
 
 
 def _fake_forward(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -42,18 +42,13 @@ _conv_max_pool_backward = define(
     reference.conv_max_pool_backward,
     _fake_backward,
 )
-# Parts that the C++ library alone has, on packed_steps.
+# Parts of the CPU kernels, on the rows of packed_steps; the C++ library alone has them.
 LIBRARY.define("windows_max(Tensor inputs, Tensor lengths, Tensor[] taps, Tensor biases) -> (Tensor, Tensor)")
 LIBRARY.define("winning_windows(Tensor inputs, Tensor lengths, int[] sizes, Tensor grad, Tensor argmax) -> Tensor[]")
 
 
-def register_compiled() -> None:
-    """The CPU kernels of float32, whole vectors of filters and kernels of up to five steps."""
-    LIBRARY.impl("conv_max_pool", _cpu, "CPU")
-    LIBRARY.impl("conv_max_pool_backward", _cpu_backward, "CPU")
-
-
 def _served(x: Tensor, taps: list[Tensor]) -> bool:
+    """Whether the C++ kernels serve: float32, whole vectors of filters, and no kernel longer than theirs."""
     encoders, filters = taps[0].shape[:2]
     return (
         x.dtype == torch.float32
@@ -63,11 +58,12 @@ def _served(x: Tensor, taps: list[Tensor]) -> bool:
 
 
 def _packed(x: Tensor, lengths: Tensor, taps: list[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-    """Valid steps end to end, each sample as long as the longest kernel at least."""
+    """Pack valid steps end to end, with at least as many rows for each sample as the longest kernel has steps."""
     lengths, sizes = lengths.clamp(0, x.shape[1]).contiguous(), [t.shape[2] for t in taps]
     return torch.ops.nmer_fast.packed_steps(x, lengths, 0, max(sizes)), lengths, sizes
 
 
+@cpu_kernel("conv_max_pool")
 def _cpu(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
     if not _served(x, taps):
         return reference.conv_max_pool(x, lengths, taps, biases)
@@ -75,6 +71,7 @@ def _cpu(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -
     return torch.ops.nmer_fast.windows_max(inputs, lengths, taps, torch.stack(biases))
 
 
+@cpu_kernel("conv_max_pool_backward")
 def _cpu_backward(
     grad: Tensor, x: Tensor, lengths: Tensor, taps: list[Tensor], argmax: Tensor, need_x: bool
 ) -> tuple[Tensor, list[Tensor]]:
@@ -85,17 +82,20 @@ def _cpu_backward(
 
 
 class ConvMaxPool(torch.autograd.Function):
-    """Differentiable once, in x, weights and biases. Arguments: x, lengths, the taps of each kernel, its biases."""
+    """The op, differentiable once in x, weights and biases.
+
+    Its arguments are x, lengths, every kernel's taps, then every kernel's biases.
+    """
 
     @staticmethod
     def forward(x: Tensor, lengths: Tensor, *weights: Tensor) -> Any:
-        """The registered op."""
+        """Call the registered op: (pooled, argmax)."""
         count = len(weights) // 2
         return _conv_max_pool(x, lengths, list(weights[:count]), list(weights[count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the inputs, the maxima and the windows that they are of."""
+        """Save the inputs, the maxima and the indices of their windows."""
         x, lengths, *weights = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
@@ -104,11 +104,11 @@ class ConvMaxPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        """Nothing where ReLU cut; else to the window that won."""
+        """Pass the gradient to the winning window, unless ReLU set it to 0."""
         x, lengths, *taps, pooled, argmax = ctx.saved_tensors
         if grad is None:
             return (None,) * (2 + 2 * len(taps))
-        grad = torch.where(pooled <= 0, 0.0, grad)  # what is no number stays seen
+        grad = torch.where(pooled <= 0, 0.0, grad)  # NaN propagates
         need_x = ctx.needs_input_grad[0]
         with torch.autocast(x.device.type, enabled=False):
             grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, need_x)
@@ -117,24 +117,26 @@ class ConvMaxPool(torch.autograd.Function):
 
 
 def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Convolutions over time, ReLU, and the max over each sample's valid windows (Kim 2014, TextCNN).
+    """Convolve over time, apply ReLU, and take the max over each sample's valid windows (Kim 2014, TextCNN).
 
-    A window counts if it lies inside the sample; a sample shorter than a kernel has one, padded with zeros.
+    A window is valid if it lies inside the sample. A sample shorter than a kernel is padded with zeros to one window.
 
     Args:
-        x: [B, T, D], float32, float64, bfloat16 or float16; what stands beyond the lengths is never read.
-        lengths: integers [B], valid steps.
-        weights: of each kernel [F, D, k], as in nn.Conv1d; or [E, F, D, k], of E encoders that read the same input.
-        biases: of each kernel [F] or [E, F].
+        x: the sequences [B, T, D], float32, float64, bfloat16 or float16; values beyond the lengths change nothing,
+            NaN included.
+        lengths: the valid steps of each sample, integers [B].
+        weights: a tensor for each kernel, [F, D, k] as in nn.Conv1d, or [E, F, D, k] for E encoders of the same input.
+        biases: a tensor for each kernel, [F] or [E, F].
 
     Returns:
-        [B, F of all kernels], or [B, E, F of all kernels], of x's dtype; zeros for a sample of length 0. Equal to
-        nn.Conv1d, ReLU and a max within 1e-5, in float32 and float64. Differentiable once. Under autocast all is
-        cast to its dtype.
+        The maxima [B, F of all kernels] or [B, E, F of all kernels], of x's dtype; zeros for a sample of length 0. They
+        equal those of nn.Conv1d, ReLU and a max within 1e-5, in float32 and float64. They are differentiable once, in
+        x, weights and biases. Under autocast x, weights and biases are cast to autocast's dtype.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
-        RuntimeError: in backward, a second derivative is asked for.
+        NotImplementedError: a torch.func transform runs inside compiled code.
+        RuntimeError: backward is asked for a second derivative.
     """
     check_sequences(x)
     low = autocast_dtype(x.device)

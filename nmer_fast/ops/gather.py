@@ -1,4 +1,4 @@
-"""ops.gather_padded: samples of one flat array into a padded batch, in one pass at the speed of memory."""
+"""ops.gather_padded makes a padded batch from samples of one flat array, in one pass at memory bandwidth."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ def gather_padded(
     std: Tensor | None = None,
     clip: float = math.inf,
 ) -> Tensor:
-    """A padded batch of sequences that lie end to end.
+    """Gather sequences that lie end to end in one array into a padded batch; standardise them on the way.
 
     Args:
-        values: [sum of lengths, D], any dtype; sequence i is values[offsets[i] : offsets[i + 1]].
-        offsets: int64 [N + 1].
-        rows: int64 [B], which sequences; 0 to N - 1.
-        steps: T; of a longer sequence the first T.
-        mean: float32 [D], with std: values, float32 then, become (values - mean) / std, within +-clip.
+        values: the steps of all sequences, [sum of lengths, D], any dtype. Sequence i is
+            values[offsets[i] : offsets[i + 1]].
+        offsets: the sequences' boundaries, int64 [N + 1].
+        rows: the indices of the sequences to gather, int64 [B], 0 to N - 1.
+        steps: the batch's number of steps T; a longer sequence gives its first T.
+        mean: float32 [D]; given together with std and float32 values, which become (values - mean) / std.
         std: float32 [D].
-        clip: in standard deviations.
+        clip: the largest magnitude of a standardised value, in standard deviations.
 
     Returns:
-        [B, T, D], 0 beyond each length, to the same bits as standardising all values first. Not differentiable.
+        The batch [B, T, D], 0 beyond each length, with the same bits as if all values had been standardised first. It
+        is not differentiable.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
-        RuntimeError: on the CPU, a row or an offset out of range.
+        RuntimeError: a row or an offset is out of range (on the CPU).
     """
     if not isinstance(values, Tensor) or values.dim() != 2:
         raise ValueError(f"values: expected a tensor [sum of lengths, D], got {describe(values)}")

@@ -1,6 +1,6 @@
-"""A one-layer LSTM as registered ops: lstm_max_pool, the max of its states over valid steps; lstm_states, all of them.
+"""A one-layer LSTM as two ops: lstm_max_pool, the max of its states over valid steps, and lstm_states, all states.
 
-torch.compile refuses nn.LSTM; these compile, take lengths, and are equal to nn.LSTM on valid steps.
+torch.compile refuses nn.LSTM. These ops compile, take lengths, and equal nn.LSTM on valid steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
 from ._function import refuse_compiled_transform
-from ._library import LIBRARY, define
+from ._library import LIBRARY, cpu_kernel, define
 
 
 def _fake_rows(x: Tensor, weight_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +71,7 @@ _lstm_backward = define(
     reference.lstm_backward,
     _fake_backward,
 )
-# Parts that the C++ library alone has; the products of the weights' gradients are torch's.
+# Parts of the CPU kernels; the C++ library alone has them. Products for the weights' gradients are torch's.
 LIBRARY.define("packed_steps(Tensor x, Tensor lengths, int more, int least) -> Tensor")
 LIBRARY.define("unpacked_steps(Tensor rows, Tensor lengths, int steps, int first) -> Tensor")
 LIBRARY.define(
@@ -84,23 +84,19 @@ LIBRARY.define(
 )
 
 
-def register_compiled() -> None:
-    """The CPU kernels of float32 and widths of whole vectors; the reference serves for the rest."""
-    LIBRARY.impl("lstm_max_pool", _cpu_max_pool, "CPU")
-    LIBRARY.impl("lstm_states", _cpu_states, "CPU")
-    LIBRARY.impl("lstm_backward", _cpu_backward, "CPU")
-
-
 def _served(x: Tensor, weight_hh: Tensor) -> bool:
+    """Whether the C++ kernels serve: float32, and a width of whole vectors."""
     return x.dtype == torch.float32 and weight_hh.shape[2] % 16 == 0
 
 
+@cpu_kernel("lstm_max_pool")
 def _cpu_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
     if not _served(x, weight_hh):
         return reference.lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
     return _recurrence(x, lengths.clamp(0, x.shape[1]).contiguous(), weight_ih, weight_hh, bias)
 
 
+@cpu_kernel("lstm_states")
 def _cpu_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
     if not _served(x, weight_hh):
         return reference.lstm_states(x, lengths, weight_ih, weight_hh, bias)
@@ -111,11 +107,16 @@ def _cpu_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor
 
 
 def _recurrence(x: Tensor, lengths: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Valid steps alone, end to end: the states' tensors are as long as all steps, and their first rows are used."""
+    """Run the C++ recurrence on the valid steps, packed end to end.
+
+    The states' tensors have rows for all B (T + 1) steps, so that their shapes do not depend on the lengths; the packed
+    steps take the first rows.
+    """
     inputs, capacity = torch.ops.nmer_fast.packed_steps(x, lengths, 1, 0), x.shape[0] * (x.shape[1] + 1)
     return torch.ops.nmer_fast.lstm_recurrence(inputs, capacity, lengths, *(w.contiguous() for w in weights))
 
 
+@cpu_kernel("lstm_backward")
 def _cpu_backward(
     grad: Tensor,
     x: Tensor,
@@ -128,7 +129,7 @@ def _cpu_backward(
     need_x: bool,
     argmax: Tensor | None = None,
 ) -> Any:
-    """One product for all encoders' inputs, one an encoder for its states."""
+    """Walk back through time in C++; then one product serves all encoders' inputs, and one each encoder's states."""
     if not _served(x, weight_hh):
         return reference.lstm_backward(grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, argmax)
     lengths = lengths.clamp(0, x.shape[1]).contiguous()
@@ -144,20 +145,20 @@ def _cpu_backward(
 
 
 class LSTMFunction(torch.autograd.Function):
-    """What both ops' Functions share: differentiable once, in x and the weights."""
+    """Base of both ops' Functions, which are differentiable once in x and the weights."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the inputs, hidden states, cells and gates; of maxima, where they are."""
+        """Save the inputs, hidden states, cells and gates, and the steps of the maxima where there are any."""
         x, lengths, weight_ih, weight_hh, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # the others' would be zeros as large as all states
+        ctx.set_materialize_grads(False)  # else the saved outputs' gradients would be zeros as large as all states
         ctx.save_for_backward(x, lengths, weight_ih, weight_hh, *output[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        """Back through time."""
+        """Propagate the gradient back through time."""
         if grad is None:
             return (None,) * 5
         x, lengths, weight_ih, weight_hh, *argmax, hidden, cell, gates = ctx.saved_tensors
@@ -170,52 +171,55 @@ class LSTMFunction(torch.autograd.Function):
 
 
 class LSTMMaxPool(LSTMFunction):
-    """The pooled states."""
+    """The max of the states over valid steps."""
 
     @staticmethod
     def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-        """The registered op."""
+        """Call the registered op."""
         return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
 
 
 class LSTMStates(LSTMFunction):
-    """All states."""
+    """The states of all steps."""
 
     @staticmethod
     def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-        """The registered op."""
+        """Call the registered op."""
         return _lstm_states(x, lengths, weight_ih, weight_hh, bias)
 
 
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
-    """One-layer, one-direction LSTM from a zero state, then the max over each sample's valid steps.
+    """Run a one-layer, one-direction LSTM from a zero state, and take the max over each sample's valid steps.
 
     Args:
-        x: [B, T, D], float32, float64 or bfloat16 (with a float32 cell); what stands beyond the lengths is never
-            read, NaN included.
-        lengths: integers [B], valid steps.
-        weight_ih: [4H, D], gates in the order i, f, g, o, as in nn.LSTM; or [E, 4H, D], of E LSTMs that read the same
-            input, which costs less than one after the other.
-        weight_hh: [4H, H] or [E, 4H, H].
-        bias: [4H] or [E, 4H], the sum of nn.LSTM's two.
+        x: the sequences [B, T, D], float32, float64 or bfloat16 (with a float32 cell); values beyond the lengths change
+            nothing, NaN included.
+        lengths: the valid steps of each sample, integers [B].
+        weight_ih: the input weights [4H, D], with the gates in nn.LSTM's order i, f, g, o; or [E, 4H, D] for E LSTMs of
+            the same input, which cost less in one call than in E calls.
+        weight_hh: the recurrent weights [4H, H] or [E, 4H, H].
+        bias: the sum of nn.LSTM's two biases, [4H] or [E, 4H].
 
     Returns:
-        [B, H] or [B, E, H], of x's dtype; zeros for a sample of length 0. Equal to nn.LSTM and a max within 1e-5, in
-        float32 and float64. Differentiable once, in x and the weights. Under autocast x and the weights are cast to its
-        dtype, as for nn.LSTM.
+        The maxima [B, H] or [B, E, H], of x's dtype; zeros for a sample of length 0. They equal those of nn.LSTM and a
+        max within 1e-5, in float32 and float64. They are differentiable once, in x and the weights. Under autocast x
+        and the weights are cast to autocast's dtype, as for nn.LSTM.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
-        RuntimeError: in backward, a second derivative is asked for.
+        NotImplementedError: a torch.func transform runs inside compiled code.
+        RuntimeError: backward is asked for a second derivative.
     """
     return _apply("lstm_max_pool", LSTMMaxPool, x, lengths, weight_ih, weight_hh, bias)
 
 
 def lstm_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
-    """The hidden states of `lstm_max_pool`'s LSTM at every step; its arguments, errors and exactness.
+    """Run a one-layer LSTM and return its hidden state at every step.
+
+    Arguments, errors and exactness are those of `lstm_max_pool`.
 
     Returns:
-        [B, T, H] or [B, T, E, H], of x's dtype; zeros beyond the lengths.
+        The states [B, T, H] or [B, T, E, H], of x's dtype; zeros beyond the lengths.
     """
     return _apply("lstm_states", LSTMStates, x, lengths, weight_ih, weight_hh, bias)
 
@@ -229,11 +233,21 @@ def _apply(
     weight_hh: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Check, cast under autocast, apply; the encoders' axis is the last but one, where there is one."""
+    """Check the arguments, cast them under autocast, and apply the Function, which always has an encoders' axis."""
     check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
         x, weight_ih, weight_hh, bias = (t.to(low) for t in (x, weight_ih, weight_hh, bias))
+    _check_weights(x, weight_ih, weight_hh, bias)
+    valid = steps_tensor(lengths, x)
+    refuse_compiled_transform(name)
+    if weight_hh.dim() == 3:
+        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
+    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)
+
+
+def _check_weights(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:
+    """The weights of one LSTM, or of E with a leading axis, that fit x [B, T, D] and each other."""
     hidden, encoders = weight_hh.shape[-1], tuple(weight_hh.shape[:-2])
     shapes = {"weight_ih": (4 * hidden, x.shape[2]), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
     for (name, shape), weight in zip(shapes.items(), (weight_ih, weight_hh, bias), strict=True):
@@ -241,8 +255,3 @@ def _apply(
         if tuple(weight.shape) != expected or len(encoders) > 1:
             raise ValueError(f"{name}: expected {list(expected)} for x {describe(x)}, got {describe(weight)}")
         check_same(name, weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
-    valid = steps_tensor(lengths, x)
-    refuse_compiled_transform(name)
-    if encoders:
-        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
-    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)

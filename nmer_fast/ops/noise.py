@@ -1,6 +1,6 @@
-"""ops.noise, noise_like, add_noise, add_noise_multimodal, mix_noise: noise at a chosen alpha_bar, by the contract.
+"""ops.noise, noise_like, add_noise, add_noise_multimodal and mix_noise: noise at a chosen alpha_bar.
 
-A value is a pure function of (seed, draw, stream, sample, element); see docs/noise_contract.md.
+A noise value is a pure function of (seed, draw, stream, sample, element): docs/noise_contract.md.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ..contract import DTYPES as DTYPE_NAMES
+from ..contract import check_elements, check_kind, check_stream, either
 from . import reference
 from ._args import (
     DTYPES,
     alpha_bar_tensor,
-    check_elements,
     check_floating,
-    check_kind,
     check_same,
-    check_stream,
     describe,
     distinct,
     lengths_tensor,
@@ -74,7 +73,10 @@ _mix_noise_backward = define(
 
 
 class MixNoiseBackward(Function):
-    """g -> sqrt(alpha_bar) g, or sqrt(1 - alpha_bar) g: diagonal, so its own gradient and tangent."""
+    """Scale a gradient by sqrt(alpha_bar), or by sqrt(1 - alpha_bar).
+
+    The map is diagonal, so it is its own gradient and its own tangent.
+    """
 
     plain = staticmethod(reference.mix_noise_backward)
 
@@ -82,28 +84,28 @@ class MixNoiseBackward(Function):
     def forward(
         grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
     ) -> Tensor:
-        """[B, ...] -> [B, ...]."""
+        """Call the registered op: [B, ...] -> [B, ...]."""
         return _mix_noise_backward(grad, alpha_bar, noisy, lengths, wrt_noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the scales and masks."""
+        """Save the scales and masks."""
         _, alpha_bar, noisy, lengths, ctx.wrt_noise = inputs
         save(ctx, alpha_bar, noisy, lengths)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """The same scaling."""
+        """Scale in the same way."""
         return MixNoiseBackward.call(grad, *ctx.saved_tensors, ctx.wrt_noise), None, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, grad_t: Tensor, *_: Any) -> Tensor:
-        """The same scaling."""
+        """Scale in the same way."""
         return MixNoiseBackward.call(grad_t, *ctx.saved_tensors, ctx.wrt_noise)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch."""
+        """Fold the mapped axis into the batch."""
         grad, alpha_bar, noisy, lengths, wrt_noise = args
         size, batch = info.batch_size, grad.movedim(in_dims[0], 0).shape[1] if in_dims[0] is not None else len(grad)
         folded = MixNoiseBackward.call(
@@ -117,23 +119,23 @@ class MixNoiseBackward(Function):
 
 
 class MixNoise(Function):
-    """Eq. 3 with given noise: linear in x and in eps."""
+    """Mix x with given noise (paper, Eq. 3); linear in x and in eps."""
 
     plain = staticmethod(reference.mix_noise)
 
     @staticmethod
     def forward(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """[B, ...] -> [B, ...]."""
+        """Call the registered op: [B, ...] -> [B, ...]."""
         return _mix_noise(x, eps, alpha_bar, noisy, lengths)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the scales and masks."""
+        """Save the scales and masks."""
         save(ctx, *inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """One scaling for each input that needs a gradient."""
+        """Scale once for each input that needs a gradient."""
         of_x, of_eps = ctx.needs_input_grad[:2]
         return (
             MixNoiseBackward.call(grad, *ctx.saved_tensors, False) if of_x else None,
@@ -143,7 +145,7 @@ class MixNoise(Function):
 
     @staticmethod
     def tangent(ctx: Any, x_t: Any, eps_t: Any, *_: Any) -> Any:
-        """Linear: the mix of the tangents."""
+        """Mix the tangents, since the op is linear."""
         x_part = None if x_t is None else MixNoiseBackward.call(x_t, *ctx.saved_tensors, False)
         eps_part = None if eps_t is None else MixNoiseBackward.call(eps_t, *ctx.saved_tensors, True)
         if x_part is None or eps_part is None:
@@ -152,7 +154,7 @@ class MixNoise(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch."""
+        """Fold the mapped axis into the batch."""
         x, eps, alpha_bar, noisy, lengths = args
         size = info.batch_size
         x, eps = fold(x, in_dims[0], size), fold(eps, in_dims[1], size)
@@ -168,7 +170,7 @@ class MixNoise(Function):
 
 
 class AddNoise(Function):
-    """Eq. 3 with noise made in the same pass: linear in x, so backward needs no noise."""
+    """Mix x with noise made in the same pass (paper, Eq. 3); linear in x, so backward needs no noise."""
 
     plain = staticmethod(reference.add_noise)
 
@@ -185,30 +187,30 @@ class AddNoise(Function):
         kind: str,
         return_noise: bool,
     ) -> tuple[Tensor, Tensor]:
-        """The registered op."""
+        """Call the registered op: (y, eps)."""
         return _add_noise(x, alpha_bar, rng, sample_ids, noisy, lengths, p, stream, kind, return_noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the scales and masks; eps is a constant."""
+        """Save the scales and masks; eps is a constant."""
         _, alpha_bar, _, _, noisy, lengths, *_ = inputs
         ctx.mark_non_differentiable(output[1])
         save(ctx, alpha_bar, noisy, lengths)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
-        """One scaling pass, none where x needs no gradient."""
+        """Scale in one pass, or not at all where x needs no gradient."""
         needed = ctx.needs_input_grad[0]
         return MixNoiseBackward.call(grad, *ctx.saved_tensors, False) if needed else None, *(None,) * 9
 
     @staticmethod
     def tangent(ctx: Any, x_t: Tensor, *_: Any) -> Any:
-        """Linear in x."""
+        """Scale the tangent, since the op is linear in x."""
         return MixNoiseBackward.call(x_t, *ctx.saved_tensors, False), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch; a seed or p per slice goes slice by slice."""
+        """Fold the mapped axis into the batch; with a seed or a p for each slice, run slice by slice."""
         x, alpha_bar, rng, sample_ids, noisy, lengths, p, stream, kind, return_noise = args
         if in_dims[2] is not None or in_dims[6] is not None:
             return loop(AddNoise, info.batch_size, in_dims, args)
@@ -229,7 +231,10 @@ class AddNoise(Function):
 
 
 class AddNoiseMultimodal(Function):
-    """Eq. 3 for all modalities at once; the features stand last, flat, as autograd wants them."""
+    """Mix all modalities with noise at once (paper, Eq. 3).
+
+    The features are the last arguments, one by one, because autograd sees no tensors inside a list.
+    """
 
     @staticmethod
     def forward(
@@ -244,27 +249,27 @@ class AddNoiseMultimodal(Function):
         return_stats: bool,
         *xs: Tensor,
     ) -> tuple[Tensor, ...]:
-        """The registered op: (*ys, stats)."""
+        """Call the registered op: (*ys, stats)."""
         shared = (alpha_bars, rng, sample_ids, noisy, lengths, p)
         ys, stats = _add_noise_multimodal(list(xs), *shared, list(streams), kind, return_stats)
         return *ys, stats
 
     @staticmethod
     def plain(*args: Any) -> tuple[Tensor, ...]:
-        """The reference, its outputs flat."""
+        """Run the reference: (*ys, stats)."""
         ys, stats = reference.add_noise_multimodal(list(args[9:]), *args[:9])
         return *ys, stats
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the scales and masks; the statistics are constants."""
+        """Save the scales and masks; the statistics are constants."""
         alpha_bars, _, _, noisy, lengths, *_ = inputs
         ctx.mark_non_differentiable(output[-1])
         save(ctx, alpha_bars, noisy, lengths)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """One scaling pass for each modality that needs a gradient."""
+        """Scale in one pass for each modality that needs a gradient."""
         scaled = [
             _scale_modality(ctx, m, grad) if ctx.needs_input_grad[9 + m] else None for m, grad in enumerate(grads[:-1])
         ]
@@ -272,20 +277,20 @@ class AddNoiseMultimodal(Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Any:
-        """Linear in each modality."""
+        """Scale each modality's tangent, since the op is linear in each."""
         xs_t = tangents[9:]
         return *(None if x_t is None else _scale_modality(ctx, m, x_t) for m, x_t in enumerate(xs_t)), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch; a seed or p per slice, or statistics, go slice by slice."""
+        """Fold the mapped axis into the batch; with a seed or a p for each slice, or statistics, run slice by slice."""
         alpha_bars, rng, sample_ids, noisy, lengths, p, streams, kind, return_stats, *xs = args
         if return_stats or in_dims[1] is not None or in_dims[5] is not None:
             return loop(AddNoiseMultimodal, info.batch_size, in_dims, args)
         size = info.batch_size
         xs = [fold(x, dim, size) for x, dim in zip(xs, in_dims[9:], strict=True)]
         batch = len(xs[0]) // size
-        if alpha_bars.dim() - (in_dims[0] is not None) == 1 and in_dims[0] is not None:  # [M] in each slice
+        if alpha_bars.dim() - (in_dims[0] is not None) == 1 and in_dims[0] is not None:  # each slice has its own [M]
             alpha_bars = alpha_bars.movedim(in_dims[0], 0).repeat_interleave(batch, dim=0)
         elif alpha_bars.dim() - (in_dims[0] is not None) == 2:
             alpha_bars = fold(alpha_bars, in_dims[0], size)
@@ -353,27 +358,29 @@ def add_noise(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Add noise made in the same pass: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3).
 
-    The same sample gets the same noise on every device, at every batch size, order and padding: eps is a pure
+    The same sample gets the same noise on every device and at every batch size, order and padding: eps is a pure
     function of (seed, draw, stream, sample id, element).
 
     Args:
-        x: [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
-        alpha_bar: 0 to 1 inclusive: a float, or a floating tensor [] or [B] (whose values are not checked).
-        seed: an int, taken mod 2^64; or an int64 tensor [2] = (seed, draw), so that a compiled step draws fresh noise
-            without recompiling; or None: drawn from torch's default generator, so `torch.manual_seed` governs (the
-            one case in which eager and compiled calls differ).
-        draw: which draw for the sample (a step, an epoch), 0 to 2^32-1; not given beside a seed tensor.
-        stream: what the noise is for, 0 to 255; the project uses 0-239 for modalities.
-        kind: "gaussian", "impulse", "uniform" or "laplace"; all of variance 1, impulse p.
-        p: the share of impulses, 0 to 1; read by "impulse" alone.
-        sample_ids: integers [B], the samples' ids in their data set (48 bits); by default 0..B-1. Only ids that are
-            given survive a batch split.
-        noisy: bool [B]; where False, y = x bit for bit. By default all True.
-        lengths: integers [B], valid steps of dim 1. Beyond them y = 0, whatever x holds, NaN included.
-        return_noise: also return eps, which is 0 beyond the length and where not noisy.
+        x: the features [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
+        alpha_bar: the share of the signal's power that is kept, 0 to 1 inclusive: a float, or a floating tensor [] or
+            [B], whose values are not checked.
+        seed: an int, taken mod 2^64; an int64 tensor [2] = (seed, draw), with which a compiled step draws fresh noise
+            without recompiling; or None, which takes a seed from torch's default generator, so that
+            `torch.manual_seed` governs. With None alone, eager and compiled calls differ.
+        draw: the number of the draw for a sample (a step or an epoch), 0 to 2^32-1; not given beside a seed tensor.
+        stream: the purpose of the noise, 0 to 255; `nmer_fast.contract` lists the streams that the project uses.
+        kind: a name of `nmer_fast.contract.GENERATED_KINDS`, such as "gaussian" or "impulse". Every kind has
+            variance 1, except impulse noise, which has variance p.
+        p: the share of impulses, 0 to 1; impulse noise alone reads it.
+        sample_ids: integers [B], the samples' ids in their data set (48 bits); 0..B-1 by default. A batch split keeps
+            the noise only if ids are given.
+        noisy: bool [B]; where it is False, y = x bit for bit. All are True by default.
+        lengths: integers [B], the valid steps along dim 1. Beyond them y = 0, whatever x holds, NaN included.
+        return_noise: whether to return eps too, which is 0 beyond the length and where a sample is not noisy.
 
     Returns:
-        y, contiguous, of x's shape and dtype, under autocast too; or (y, eps). Differentiable in x.
+        y, contiguous, of x's shape and dtype, under autocast too; or (y, eps). y is differentiable in x.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -439,21 +446,21 @@ def add_noise_multimodal(
     lengths: Sequence[Tensor | None] | None = None,
     return_stats: bool = False,
 ) -> list[Tensor] | tuple[list[Tensor], Tensor]:
-    """`add_noise` for all modalities of a batch in one launch, with the statistics of what was added.
+    """Add noise to all modalities of a batch in one launch, and measure what was added (paper, Eq. 3).
 
     Args:
-        xs: M tensors [B, ...], of one dtype and device; their trailing shapes are free. Under autocast dtypes may
-            differ, and the widest serves.
+        xs: M tensors [B, ...] of one dtype and device; their trailing shapes are free. Under autocast their dtypes may
+            differ, and all are cast to the widest.
         alpha_bars: floating tensor [M] or [B, M], 0 to 1 inclusive.
-        seed, draw, kind, p, sample_ids: as in `add_noise`.
-        streams: M ints from 0 to 255; by default 0..M-1. Two modalities of one stream would share their noise.
-        noisy: bool [B, M]; by default all True.
-        lengths: M entries, each integers [B] or None (all steps valid). One tensor may stand for several.
-        return_stats: also return float64 [M, 4] over the valid noisy elements: count, sum of x, sum of x^2, sum of
-            eps^2; with alpha_bar they give the realised SNR.
+        seed, draw, kind, p, sample_ids: the arguments of `add_noise`.
+        streams: M ints from 0 to 255; 0..M-1 by default. Two modalities with one stream would share their noise.
+        noisy: bool [B, M]; where it is False, y = x bit for bit. All are True by default.
+        lengths: M entries, each integers [B] or None (all steps are valid). One tensor may stand for several.
+        return_stats: whether to return statistics too: float64 [M, 4] over the valid noisy elements, which are the
+            count, the sum of x, the sum of x^2 and the sum of eps^2. With alpha_bar they give the realised SNR.
 
     Returns:
-        The list ys, or (ys, stats). Differentiable in every x.
+        The list ys, or (ys, stats). Each y is differentiable in its x.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -492,7 +499,7 @@ def add_noise_multimodal(
 
 
 def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]) -> Tensor | None:
-    """M lengths, some of them None, as one int64 [B, M]; None stands for all steps."""
+    """Stack M lengths [B], some of them None (all steps are valid), into one int64 [B, M]."""
     if lengths is None:
         return None
     if isinstance(lengths, Tensor) or len(lengths) != len(xs):
@@ -503,7 +510,7 @@ def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]
     for m, (entry, x) in enumerate(zip(lengths, xs, strict=True)):
         if x.dim() < 2:
             raise ValueError(
-                f"lengths: expected every x of two or more dims, whose dim 1 they are of, got xs[{m}] {describe(x)}"
+                f"lengths: expected every x of two or more dims, whose dim 1 they count, got xs[{m}] {describe(x)}"
             )
         column = lengths_tensor(entry, x)
         full = torch.zeros(len(x), dtype=torch.int64, device=x.device) + x.shape[1]
@@ -519,15 +526,16 @@ def mix_noise(
     noisy: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Any tensor as noise: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3 and section 2.2.1).
+    """Mix x with any tensor as noise: y = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps (paper, Eq. 3, section 2.2.1).
 
     Args:
-        x: [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
-        eps: the noise, of x's shape, dtype and device; under autocast its dtype may differ, and the wider one serves.
-        alpha_bar, noisy, lengths: as in `add_noise`.
+        x: the features [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
+        eps: the noise, of x's shape, dtype and device. Under autocast its dtype may differ, and both are cast to the
+            wider one.
+        alpha_bar, noisy, lengths: the arguments of `add_noise`.
 
     Returns:
-        y, contiguous, of x's shape and dtype (under autocast the wider one). Differentiable in x and in eps.
+        y, contiguous, of x's shape and dtype (of the wider dtype under autocast). y is differentiable in x and in eps.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -562,16 +570,16 @@ def noise(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The noise alone, eps of `add_noise` with the same arguments.
+    """Make the noise alone: the eps of `add_noise` with the same arguments.
 
     Args:
-        shape: (B, ...).
-        seed, draw, stream, kind, p, sample_ids, noisy, lengths: as in `add_noise`.
+        shape: the noise's shape (B, ...).
+        seed, draw, stream, kind, p, sample_ids, noisy, lengths: the arguments of `add_noise`.
         dtype: float32, bfloat16, float16 or float64.
-        device: by default torch's default device.
+        device: the noise's device; torch's default device by default.
 
     Returns:
-        eps, contiguous, 0 beyond the length and where not noisy.
+        eps, contiguous, 0 beyond the length and where a sample is not noisy.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
@@ -580,14 +588,14 @@ def noise(
     if not shape or any(extent < 0 for extent in shape):
         raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
     if dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
+        raise TypeError(f"dtype: expected {either(DTYPE_NAMES)}, got {dtype}")
     check_elements("shape", shape)
     check_kind(kind)
     check_stream(stream)
     # Dynamo does not trace torch.get_default_device.
     device = torch.empty(0).device if device is None else torch.device(device)
     if lengths is not None and len(shape) < 2:
-        raise ValueError(f"lengths: expected a shape of two or more dims, whose dim 1 they are of, got {shape}")
+        raise ValueError(f"lengths: expected a shape of two or more dims, whose dim 1 they count, got {shape}")
     rows = (shape[0],)
     return _noise(
         shape,
@@ -603,6 +611,17 @@ def noise(
 
 
 def noise_like(x: Tensor, **options: Any) -> Tensor:
-    """`noise` of x's shape, dtype and device; options as there."""
+    """Make noise of x's shape, dtype and device.
+
+    Args:
+        x: a floating tensor [B, ...]; its values are not read.
+        **options: keyword arguments of `noise`.
+
+    Returns:
+        eps, contiguous, of x's shape, dtype and device.
+
+    Raises:
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
+    """
     check_floating("x", x)
     return noise(x.shape, dtype=x.dtype, device=x.device, **options)

@@ -1,12 +1,13 @@
-"""ops.philox and ops.noise_counter: the contract's generator, for people who build on it."""
+"""ops.philox and ops.noise_counter: the noise contract's generator, for code that draws from it directly."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ..contract import check_stream
 from . import reference
-from ._args import INT_DTYPES, check_stream, describe, rng_tensor
+from ._args import INT_DTYPES, describe, rng_tensor
 from ._library import define, map_in_a_loop
 
 _philox = define(
@@ -18,18 +19,18 @@ map_in_a_loop(_philox)
 
 
 def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
-    """Philox4x32-10 words (Salmon et al., SC'11).
+    """Make Philox4x32-10 words (Salmon et al., SC'11).
 
     Args:
-        seed: the 64-bit key: an int (taken mod 2^64), an int64 tensor [], or a (seed, draw) tensor [2] whose draw
-            is not read.
+        seed: the 64-bit key: an int (taken mod 2^64), an int64 tensor [], or an int64 tensor [2] = (seed, draw), whose
+            draw is not read.
         counter: integers [..., 4], counter words 0 to 3, each masked to 32 bits.
 
     Returns:
-        int64 [..., 4], words in 0..2^32-1, bit-identical on all backends.
+        Words from 0 to 2^32-1, int64 [..., 4], bit-identical on all backends.
 
     Raises:
-        TypeError, ValueError: naming the argument and what was expected.
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
     if not isinstance(counter, Tensor) or counter.dtype not in INT_DTYPES or counter.shape[-1:] != (4,):
         raise ValueError(f"counter: expected an integer tensor [..., 4], got {describe(counter)}")
@@ -43,16 +44,19 @@ def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
 
 
 def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, stream: int = 0) -> Tensor:
-    """The counter from which the noise contract makes elements 4*quad to 4*quad + 3 of a sample.
+    """Make the counter of elements 4 quad to 4 quad + 3 of a sample (docs/noise_contract.md).
 
     Args:
-        sample_ids: integers, masked to 48 bits; broadcasts against quad.
+        sample_ids: integers, masked to 48 bits, which broadcast against quad.
         quad: integers, element // 4.
-        draw: an int from 0 to 2^32-1 or an integer tensor [], masked to 32 bits.
-        stream: what the noise is for, 0 to 255.
+        draw: an int from 0 to 2^32-1, or an integer tensor [], masked to 32 bits.
+        stream: the purpose of the noise, 0 to 255.
 
     Returns:
-        int64 [..., 4] for `philox`.
+        The counter for `philox`, int64 [..., 4].
+
+    Raises:
+        ValueError: one line that names the stream, what it was and what was expected.
     """
     check_stream(stream)
     draw_word = torch.zeros_like(quad, dtype=torch.int64) + draw

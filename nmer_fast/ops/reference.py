@@ -1,30 +1,31 @@
-"""Every op in plain PyTorch: the definition that all backends are tested against.
+"""Every op in plain PyTorch: the definition against which all backends are tested.
 
-Values follow the noise contract (docs/noise_contract.md): a pure function of (seed, draw, stream, sample, element).
-Everything is computed in float64 and rounded once to the result's dtype. The signatures are those of the registered
-ops `torch.ops.nmer_fast.*`, which fall back on these functions where a device has no kernel of its own.
+Noise values follow the noise contract (docs/noise_contract.md): they are a pure function of (seed, draw, stream,
+sample, element). Noise, mixes and KL are computed in float64 and rounded once to the result's dtype. The signatures are
+those of the registered ops `torch.ops.nmer_fast.*`, which call these functions on a device that has no kernel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor
 
-from ..contract import COUNTER_TAG, GENERATED_KINDS
+from ..contract import COUNTER_TAG, MAX_DRAW, MAX_SAMPLE_ID, MAX_STREAM, GeneratedKind, check_kind
 
 MASK32 = 0xFFFFFFFF
 
 
 def philox(seed: Tensor, counter: Tensor) -> Tensor:
-    """Philox4x32-10 (Salmon et al., SC'11): int64 seed [], counter [..., 4] -> words [..., 4] in 0..2^32-1."""
+    """Make Philox4x32-10 words (Salmon et al., SC'11): int64 seed [], counter [..., 4] -> words [..., 4] below 2^32."""
     return torch.stack(philox_words(seed, counter.unbind(-1)), dim=-1)
 
 
 def philox_words(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The ten rounds on counter words that broadcast against each other. Products wrap mod 2^64, as they must."""
+    """Run the ten rounds on counter words that broadcast against each other. Products wrap mod 2^64, as they must."""
     c0, c1, c2, c3 = (word & MASK32 for word in counter)
     rounds = torch.arange(10, device=seed.device)
     keys0 = (seed + rounds * 0x9E3779B9) & MASK32
@@ -36,79 +37,81 @@ def philox_words(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 
 def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) -> tuple[Tensor, ...]:
-    """Counter words of the contract: quad = element // 4; the arguments broadcast against each other."""
+    """Make the contract's four counter words; quad is element // 4. The arguments broadcast against each other."""
     return (
         quad,
         sample_ids & MASK32,
-        (sample_ids >> 32) & 0xFFFF | (stream & 0xFF) << 16 | COUNTER_TAG << 24,
-        draw & MASK32,
+        (sample_ids & MAX_SAMPLE_ID) >> 32 | (stream & MAX_STREAM) << 16 | COUNTER_TAG << 24,
+        draw & MAX_DRAW,
     )
 
 
 def unit(words: Tensor) -> Tensor:
-    """U = fl32(fl32(w) 2^-32 + 2^-33) in (0, 1], as float64: exactly the float32 value."""
+    """u = fl32(fl32(w) 2^-32 + 2^-33) in (0, 1]: the float32 value, returned as float64."""
     return (words.float() * 2.0**-32 + 2.0**-33).double()
 
 
 def box_muller(words: tuple[Tensor, ...]) -> Tensor:
-    """Four words -> four standard normals, [..., 4]: r0 cos, r0 sin, r1 cos, r1 sin."""
+    """Turn four words into four standard normals, [..., 4]: r0 cos, r0 sin, r1 cos, r1 sin."""
     out = []
     for radius_word, angle_word in (words[:2], words[2:]):
         r = (-2 * unit(radius_word).log()).sqrt()
-        turn = (angle_word ^ 0x80000000) - 0x80000000  # as a signed 32-bit integer: the angle is in [-pi, pi)
+        turn = (angle_word ^ 0x80000000) - 0x80000000  # a signed 32-bit integer, so that the angle is in [-pi, pi)
         angle = turn.double() * (math.pi / 2**31)
         out += [r * angle.cos(), r * angle.sin()]
     return torch.stack(torch.broadcast_tensors(*out), dim=-1)
 
 
 def impulse(words: Tensor, p: Tensor) -> Tensor:
-    """-1, 0 or +1, one word each; not 0 with probability p."""
+    """Turn each word into -1, 0 or +1, which is not 0 with probability p."""
     threshold = torch.ceil(p.double() * 2.0**31).long()
     sign = ((words & 1) * 2 - 1).double()
     return torch.where(words >> 1 < threshold, sign, 0.0)
 
 
 def uniform(words: Tensor) -> Tensor:
-    """Uniform of unit variance, in (-sqrt(3), sqrt(3)]."""
+    """Turn each word into a uniform value of unit variance, in (-sqrt(3), sqrt(3)]."""
     return math.sqrt(3) * (2 * unit(words) - 1)
 
 
 def laplace(words: Tensor) -> Tensor:
-    """Laplace of unit variance."""
+    """Turn each word into a Laplace value of unit variance."""
     magnitude = -((words >> 1).float() * 2.0**-31 + 2.0**-32).double().log() / math.sqrt(2)
     return torch.where(words & 1 == 1, magnitude, -magnitude)
 
 
+def values(words: tuple[Tensor, ...], p: Tensor | None, kind: GeneratedKind) -> Tensor:
+    """Turn the four words of each quad into its four noise values, float64 [..., 4]."""
+    if kind == "gaussian":
+        return box_muller(words)
+    flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
+    if kind == "impulse":
+        assert p is not None, "impulse noise needs p"
+        return impulse(flat, p)
+    if kind == "uniform":
+        return uniform(flat)
+    if kind == "laplace":
+        return laplace(flat)
+    assert_never(kind)
+
+
 def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | None, stream: int, kind: str) -> Tensor:
-    """Noise of every element of [B, ...], float64, before lengths and flags."""
+    """Make the noise of every element of [B, ...], float64, before lengths and flags are applied."""
     batch, row = size[0], size[1:].numel()
     if sample_ids is None:
         sample_ids = torch.arange(batch, device=rng.device)
     quad = torch.arange(-(-row // 4), device=rng.device)
     words = philox_words(rng[0], sample_counter(quad, sample_ids[:, None], stream, rng[1]))
-    if kind == "gaussian":
-        eps = box_muller(words)
-    else:
-        flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
-        if kind == "impulse":
-            assert p is not None, "impulse noise needs p"
-            eps = impulse(flat, p)
-        elif kind == "uniform":
-            eps = uniform(flat)
-        elif kind == "laplace":
-            eps = laplace(flat)
-        else:
-            raise ValueError(f"kind: expected one of {', '.join(GENERATED_KINDS)}, got {kind!r}")
-    return eps.flatten(1)[:, :row].reshape(size)
+    return values(words, p, check_kind(kind)).flatten(1)[:, :row].reshape(size)
 
 
 def rows(t: Tensor, like_dim: int) -> Tensor:
-    """[B] or [] as a tensor that broadcasts against [B, ...] of that many dims."""
+    """Reshape [B] or [] to a tensor that broadcasts against [B, ...] of that many dims."""
     return t if t.dim() == 0 else t.reshape(-1, *[1] * (like_dim - 1))
 
 
 def valid_mask(size: torch.Size, lengths: Tensor | None, device: torch.device) -> Tensor:
-    """True where dim 1 is below the sample's length; broadcasts against `size`."""
+    """A mask that is True where the index along dim 1 is below the sample's length; it broadcasts against `size`."""
     if lengths is None:
         return torch.ones((), dtype=torch.bool, device=device)
     steps = torch.arange(size[1], device=device)
@@ -116,7 +119,7 @@ def valid_mask(size: torch.Size, lengths: Tensor | None, device: torch.device) -
 
 
 def noisy_mask(noisy: Tensor | None, dim: int, device: torch.device) -> Tensor:
-    """True where a sample gets noise; broadcasts against `dim` dims."""
+    """A mask that is True where a sample gets noise; it broadcasts against `dim` dims."""
     return torch.ones((), dtype=torch.bool, device=device) if noisy is None else rows(noisy, dim)
 
 
@@ -131,7 +134,7 @@ def noise(
     kind: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The noise alone: 0 beyond the length and where not noisy."""
+    """Make the noise alone: 0 beyond the length and where a sample is not noisy."""
     size = torch.Size(size)
     eps = eps64(size, rng, sample_ids, p, stream, kind)
     chosen = valid_mask(size, lengths, rng.device) & noisy_mask(noisy, len(size), rng.device)
@@ -139,7 +142,7 @@ def noise(
 
 
 def mixed(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Eq. 3 with its selections: 0 beyond the length, x bit for bit where not noisy."""
+    """Mix by Eq. 3: 0 beyond the length, and x bit for bit where a sample is not noisy."""
     alpha_bar = rows(alpha_bar.double(), x.dim())
     y = (alpha_bar.sqrt() * x.double() + (1 - alpha_bar).sqrt() * eps.double()).to(x.dtype)
     y = torch.where(noisy_mask(noisy, x.dim(), x.device), y, x)
@@ -147,14 +150,14 @@ def mixed(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengt
 
 
 def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Any tensor as noise: sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps."""
+    """Mix x with any tensor as noise: sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps."""
     return mixed(x, eps, alpha_bar, noisy, lengths)
 
 
 def mix_noise_backward(
     grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
 ) -> Tensor:
-    """The gradient with respect to x, or to eps: one diagonal scaling, its own transpose."""
+    """Compute the gradient with respect to x, or to eps: one diagonal scaling, which is its own transpose."""
     if wrt_noise:
         scaled = (grad.double() * rows((1 - alpha_bar.double()).sqrt(), grad.dim())).to(grad.dtype)
         rest = torch.zeros_like(grad)
@@ -177,7 +180,7 @@ def add_noise(
     kind: str,
     return_noise: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(y, eps); eps is empty unless asked for."""
+    """Return (y, eps); eps is empty unless return_noise is set."""
     eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
     y = mixed(x, eps, alpha_bar, noisy, lengths)
     if not return_noise:
@@ -198,7 +201,7 @@ def add_noise_multimodal(
     kind: str,
     return_stats: bool,
 ) -> tuple[list[Tensor], Tensor]:
-    """All modalities: (ys, stats [M, 4]); alpha_bars [M] or [B, M], noisy [B, M], lengths [B, M]."""
+    """Mix all modalities: (ys, stats [M, 4]), from alpha_bars [M] or [B, M], noisy [B, M] and lengths [B, M]."""
     ys, stats = [], []
     for m, (x, stream) in enumerate(zip(xs, streams, strict=True)):
         eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
@@ -212,7 +215,7 @@ def add_noise_multimodal(
 
 
 def statistics(x: Tensor, eps: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Count, sum of x, sum of x^2, sum of eps^2 over valid noisy elements, float64 [4]."""
+    """Sum over valid noisy elements, float64 [4]: their count, x, x^2 and eps^2."""
     chosen = valid_mask(x.shape, lengths, x.device) & noisy_mask(noisy, x.dim(), x.device)
     chosen = chosen.expand(x.shape)
     x64, eps64 = torch.where(chosen, x.double(), 0.0), torch.where(chosen, eps.double(), 0.0)
@@ -222,7 +225,7 @@ def statistics(x: Tensor, eps: Tensor, noisy: Tensor | None, lengths: Tensor | N
 def reparameterize_kl(
     mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> tuple[Tensor, Tensor]:
-    """Z = mu + exp(logvar / 2) eps, and the KL to a standard normal, summed over all dims but 0 (Eq. 6)."""
+    """z = mu + exp(logvar / 2) eps, and the KL to a standard normal, summed over all dims but 0 (paper, Eq. 6)."""
     eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
     mu64, logvar64 = mu.double(), logvar.double()
     z = mu64 + (logvar64 / 2).exp() * eps
@@ -231,14 +234,14 @@ def reparameterize_kl(
 
 
 def kl_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The KL's dtype: float64 for float64, else float32."""
+    """The dtype of the KL, and of an LSTM's cell: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to mu and logvar; eps is made again, not stored."""
+    """Compute the gradients with respect to mu and logvar; eps is made again, since it is not stored."""
     eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
     mu64, logvar64, gz, gk = mu.double(), logvar.double(), grad_z.double(), rows(grad_kl.double(), mu.dim())
     grad_mu = gz + gk * mu64
@@ -249,7 +252,7 @@ def reparameterize_kl_backward(
 def lstm_max_pool(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """E encoders of one input: (pooled, argmax [B, E, H], and the rows of `_lstm_recurrence`)."""
+    """Run E LSTMs of one input: (pooled, argmax [B, E, H], and the rows of `_lstm_recurrence`)."""
     hidden, cell, gates = _lstm_recurrence(x, lengths, weight_ih, weight_hh, bias)
     (batch, steps, _), (encoders, _, width) = x.shape, weight_hh.shape
     if steps == 0:
@@ -263,7 +266,7 @@ def lstm_max_pool(
 def lstm_states(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """E encoders of one input: (states [B, T, E, H], zeros beyond the lengths, and the rows of `_lstm_recurrence`)."""
+    """Run E LSTMs of one input: (states [B, T, E, H], 0 beyond the lengths, and the rows of `_lstm_recurrence`)."""
     hidden, cell, gates = _lstm_recurrence(x, lengths, weight_ih, weight_hh, bias)
     valid, states = valid_mask(x.shape, lengths, x.device), hidden.unflatten(0, (x.shape[0], x.shape[1] + 1))[:, 1:]
     return torch.where(valid[..., None], states, 0.0), hidden, cell, gates
@@ -272,11 +275,11 @@ def lstm_states(
 def _lstm_recurrence(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of E encoders: hidden, cell [B (T + 1), E, H], gates [B (T + 1), E, 4H].
+    """Run E LSTMs of one input: hidden and cell [B (T + 1), E, H], gates [B (T + 1), E, 4H].
 
-    A sample has a row more than steps: its states start with the zero before step 0, its gates end with one unused. The
-    cell is float32 where x is narrower, since it sums over all steps. (The C++ kernels pack the rows of valid steps and
-    leave the rest unset; nobody but backward reads them.)
+    Each sample has T + 1 rows: its states begin with the zero state before step 0, and its gates end with an unused
+    row. The cell is float32 where x is narrower, since it sums over all steps. The C++ kernels pack the rows of valid
+    steps and leave the other rows unset; backward alone reads them.
     """
     (batch, steps, _), (encoders, _, width), wide = x.shape, weight_hh.shape, kl_dtype(x.dtype)
     valid = valid_mask(x.shape, lengths, x.device)
@@ -305,9 +308,10 @@ def lstm_backward(
     need_x: bool,
     argmax: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (empty unless needed), weight_ih, weight_hh and bias; a GEMM each after the walk back in time.
+    """Compute the gradients of x (empty unless need_x), weight_ih, weight_hh and bias.
 
-    `grad` is that of all states, or with argmax that of their maxima.
+    One product makes each of them after the walk back through time. `grad` is the gradient of all states, or, if argmax
+    is given, of their maxima.
     """
     if argmax is not None:
         into_states = grad.new_zeros(*x.shape[:2], *grad.shape[1:])
@@ -337,9 +341,10 @@ def lstm_backward(
 
 
 def conv_max_pool(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Taps [E, F, k, D] and biases [E, F] of each kernel: (max over windows, ReLU [B, E, F of all], the first window).
+    """Convolve with each kernel's taps [E, F, k, D] and biases [E, F]: (pooled, argmax), each [B, E, F of all kernels].
 
-    All taps of all kernels are one product; a convolution is the sum of its taps, each shifted to its step.
+    One product serves all taps of a kernel; a convolution is the sum of its taps, each shifted to its step. argmax is
+    the first window that reaches the max.
     """
     steps, encoders, lengths = x.shape[1], taps[0].shape[0], lengths.clamp(0, x.shape[1])
     longest, windows = max(t.shape[2] for t in taps), max(steps, 1)
@@ -364,7 +369,7 @@ def conv_max_pool(x: Tensor, lengths: Tensor, taps: list[Tensor], biases: list[T
 def conv_max_pool_backward(
     grad: Tensor, x: Tensor, lengths: Tensor, taps: list[Tensor], argmax: Tensor, need_x: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of x (empty unless needed) and of the taps; grad is 0 where ReLU cut."""
+    """Compute the gradients of x (empty unless need_x) and of the taps; grad is 0 where ReLU made a 0."""
     (batch, steps, dims), longest, windows = x.shape, max(t.shape[2] for t in taps), max(x.shape[1], 1)
     x = torch.where(valid_mask(x.shape, lengths, x.device), x, 0.0)
     x = torch.nn.functional.pad(x, (0, 0, 0, longest - 1 + windows - steps))
@@ -394,7 +399,7 @@ def gather_padded(
     std: Tensor | None,
     clip: float,
 ) -> Tensor:
-    """[B, steps, D]: values[offsets[r] : offsets[r + 1]] for each r of rows, standardised if asked to, then zeros."""
+    """Gather values[offsets[r] : offsets[r + 1]] for each r of rows, standardise them if mean is given, pad with 0."""
     starts, step = offsets[rows], torch.arange(steps, device=values.device)
     valid = step < (offsets[rows + 1] - starts)[:, None]
     if values.shape[0] == 0:

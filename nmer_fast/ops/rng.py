@@ -1,4 +1,4 @@
-"""ops.rng_next: a (seed, draw) buffer that moves on by one draw, also in a compiled step and a replayed CUDA graph."""
+"""ops.rng_next advances a (seed, draw) buffer by one draw, also in a compiled step and in a replayed CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ _rng_next = define("rng_next(Tensor(a!) rng) -> Tensor", _next, torch.empty_like
 
 
 def rng_next(rng: Tensor) -> Tensor:
-    """The state that a step uses; the buffer moves on to the next draw, without the host.
+    """Return a snapshot of a (seed, draw) buffer and advance the buffer by one draw, without a host sync.
 
-    One call for each step, outside of what activation checkpointing runs again: the ops of the step share the snapshot,
-    and their backward regenerates noise from it. A module buffer keeps its address, so CUDA graphs replay it.
+    Call it once a step, outside of the code that activation checkpointing runs again. The ops of the step share the
+    snapshot, and their backward regenerates noise from it. A module's buffer keeps its address, so CUDA graphs replay
+    the call.
 
     Args:
-        rng: int64 [2] = (seed, draw); changed in place: draw + 1.
+        rng: the buffer, int64 [2] = (seed, draw); its draw increases by 1 in place.
 
     Returns:
-        int64 [2], rng as it was, for the ops' `seed`.
+        The buffer's values before the call, int64 [2], for the ops' `seed`.
 
     Raises:
-        ValueError: one line that says what was expected.
+        ValueError: one line that names the argument, what it was and what was expected.
     """
     if not isinstance(rng, Tensor) or rng.dtype != torch.int64 or rng.shape != (2,):
         raise ValueError(f"rng: expected an int64 tensor [2] = (seed, draw), got {describe(rng)}")

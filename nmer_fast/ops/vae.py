@@ -1,4 +1,4 @@
-"""ops.reparameterize_kl: a VAE's sample and its KL divergence in one pass; eps is never stored."""
+"""ops.reparameterize_kl makes a VAE's sample and its KL divergence in one pass; eps is never stored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import LATENT_STREAM
+from ..contract import LATENT_STREAM, check_stream
 from . import reference
-from ._args import autocast_dtype, check_floating, check_same, check_stream, distinct, rng_tensor, rows_tensor
+from ._args import autocast_dtype, check_floating, check_same, distinct, rng_tensor, rows_tensor
 from ._function import Function, fold, fold_ids, loop, save
 from ._library import define
 from .noise import noise
@@ -43,13 +43,13 @@ _reparameterize_kl_backward = define(
 
 
 def _eps(mu: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int) -> Tensor:
-    """The forward's noise in the dtype that derivatives are computed in."""
+    """Make the forward's noise again, in the dtype in which derivatives are computed."""
     dtype = reference.kl_dtype(mu.dtype)
     return noise(mu.shape, seed=rng, sample_ids=sample_ids, stream=stream, dtype=dtype, device=mu.device)
 
 
 class ReparameterizeKLBackward(Function):
-    """The gradient as one fused op; its own derivatives, rarely wanted, in plain PyTorch."""
+    """The gradient as one fused op. Its own derivatives, which are rarely wanted, are plain PyTorch."""
 
     plain = staticmethod(reference.reparameterize_kl_backward)
 
@@ -63,18 +63,18 @@ class ReparameterizeKLBackward(Function):
         sample_ids: Tensor | None,
         stream: int,
     ) -> tuple[Tensor, Tensor]:
-        """(grad_mu, grad_logvar)."""
+        """Call the registered op: (grad_mu, grad_logvar)."""
         return _reparameterize_kl_backward(grad_z, grad_kl, mu, logvar, rng, sample_ids, stream)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps all inputs."""
+        """Save all inputs."""
         *tensors, ctx.stream = inputs
         save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, a: Tensor, b: Tensor) -> Any:
-        """Derivatives of <a, grad_mu> + <b, grad_logvar>."""
+        """Compute the derivatives of <a, grad_mu> + <b, grad_logvar>."""
         gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)
         a, b, gz64, lv = a.to(dtype), b.to(dtype), gz.to(dtype), logvar.to(dtype)
@@ -86,7 +86,7 @@ class ReparameterizeKLBackward(Function):
 
     @staticmethod
     def tangent(ctx: Any, gz_t: Any, gk_t: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
-        """Directional derivatives of both gradients."""
+        """Compute the directional derivatives of both gradients."""
         gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)
         gz_t, mu_t, lv_t = (torch.zeros_like(mu) if t is None else t for t in (gz_t, mu_t, lv_t))
@@ -100,7 +100,7 @@ class ReparameterizeKLBackward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch; a seed per slice goes slice by slice."""
+        """Fold the mapped axis into the batch; with a seed for each slice, run slice by slice."""
         gz, gk, mu, logvar, rng, sample_ids, stream = args
         if in_dims[4] is not None:
             return loop(ReparameterizeKLBackward, info.batch_size, in_dims, args)
@@ -113,7 +113,7 @@ class ReparameterizeKLBackward(Function):
 
 
 class ReparameterizeKL(Function):
-    """z and kl; backward makes eps again from the seed."""
+    """The sample z and its kl; backward makes eps again from the seed."""
 
     plain = staticmethod(reference.reparameterize_kl)
 
@@ -121,24 +121,24 @@ class ReparameterizeKL(Function):
     def forward(
         mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
     ) -> tuple[Tensor, Tensor]:
-        """The registered op: (z, kl)."""
+        """Call the registered op: (z, kl)."""
         return _reparameterize_kl(mu, logvar, rng, sample_ids, stream)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps the inputs; eps is not stored."""
+        """Save the inputs; eps is not stored."""
         *tensors, ctx.stream = inputs
         save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> Any:
-        """One pass over mu, logvar and grad_z."""
+        """Compute both gradients in one pass over mu, logvar and grad_z."""
         grad_mu, grad_logvar = ReparameterizeKLBackward.call(grad_z, grad_kl, *ctx.saved_tensors, ctx.stream)
         return grad_mu, grad_logvar, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
-        """Directional derivatives of z and kl."""
+        """Compute the directional derivatives of z and kl."""
         mu, logvar, rng, sample_ids = ctx.saved_tensors
         dtype = reference.kl_dtype(mu.dtype)
         mu_t, lv_t = (torch.zeros_like(mu) if t is None else t for t in (mu_t, lv_t))
@@ -149,7 +149,7 @@ class ReparameterizeKL(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Folds the mapped axis into the batch; a seed per slice goes slice by slice."""
+        """Fold the mapped axis into the batch; with a seed for each slice, run slice by slice."""
         mu, logvar, rng, sample_ids, stream = args
         if in_dims[2] is not None:
             return loop(ReparameterizeKL, info.batch_size, in_dims, args)
@@ -170,20 +170,20 @@ def reparameterize_kl(
     stream: int = LATENT_STREAM,
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sample a diagonal Gaussian and measure it: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
+    """Sample a diagonal Gaussian and compute its KL: z = mu + exp(logvar / 2) eps, kl = KL(N(mu, sigma^2) || N(0, 1)).
 
     kl = -1/2 sum(1 + logvar - mu^2 - exp(logvar)) over all dims but 0 (paper, Eq. 6; Kingma and Welling,
     arXiv 1312.6114, appendix B). The same sample gets the same eps on every device and at every batch size.
 
     Args:
-        mu: [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
-        logvar: log of the variance, of mu's shape, dtype and device.
-        seed, draw, sample_ids: as in `add_noise`.
-        stream: what the noise is for, 0 to 255; the project uses 240 for the latent.
+        mu: the mean [B, ...], float32, bfloat16, float16 or float64, contiguous or not.
+        logvar: the log of the variance, of mu's shape, dtype and device.
+        seed, draw, sample_ids: the arguments of `add_noise`.
+        stream: the purpose of the noise, 0 to 255.
 
     Returns:
-        z, of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64). Both differentiable in mu and
-        logvar; backward makes eps again instead of storing it. Under autocast both are computed and returned in
+        (z, kl): z of mu's shape and dtype; kl [B], in nats, float32 (float64 for float64). Both are differentiable in
+        mu and logvar; backward makes eps again instead of storing it. Under autocast both are computed and returned in
         float32 at least, as autocast does for exp and sums.
 
     Raises:

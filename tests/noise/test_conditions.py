@@ -1,4 +1,4 @@
-"""Conditions of any set of modalities, and their draw from the contract's generator."""
+"""The conditions of any set of modalities, and their draw from the noise contract's generator."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_long_names_are_joined_by_plus():
 
 
 def test_draw_is_the_contracts():
-    """Index (w n) >> 32 from the word of element 0 of stream 241."""
+    """The index is (w n) >> 32, from the word w of element 0 of stream 241."""
     conditions, ids = Conditions(["a", "v", "l"]), [0, 7, 2**40 + 1]
     drawn = conditions.draw(ops.rng_tensor(99, 5, torch.device("cpu")), torch.tensor(ids))
     expected = [contract.quad_words(99, 5, 241, i, 0)[0] * 6 >> 32 for i in ids]

@@ -82,7 +82,7 @@ def test_known_snrs():
 
 
 def test_conventions():
-    """With v = 1, impulse noise at p = 0.3 realises 5.2 dB more than asked for."""
+    """With v = 1, impulse noise at p = 0.3 realises 5.2 dB more than the given SNR."""
     assert noise_power("impulse", 0.3) == 0.3
     assert noise_power("impulse", 0.3, "paper") == noise_power("gaussian", 0.3) == 1
     paper = alpha_bar_of_snr(-10, 2.0, noise_power("impulse", 0.3, "paper"))
@@ -102,7 +102,7 @@ def test_nearest_steps_by_brute_force(kind, snr_db):
 
 
 def test_the_papers_steps_are_near_minus_10_db_for_some_variance():
-    """[140, 60, 5] give -10 dB where the variances are what Eq. 5 says; and the way back finds the same T."""
+    """[140, 60, 5] give -10 dB at the variances that Eq. 5 implies, and nearest_steps finds the same T."""
     for steps in (140, 60, 5):
         alpha_bar = NoiseSchedule().alpha_bar(steps)
         var = 0.1 * (1 - alpha_bar) / alpha_bar

@@ -1,4 +1,4 @@
-"""The noise contract a second time, one value at a time in Python's own integers and floats: the tests' oracle."""
+"""The tests' oracle: a second implementation of the noise contract, one value at a time in Python's own numbers."""
 
 import math
 
@@ -28,7 +28,7 @@ def unit(word, scale_bits=32):
 
 
 def normals(words):
-    """Four values of a quad; the angle is reduced to an octant in integers before any float sees it."""
+    """The four normals of a quad; the angle is reduced to an octant in integers, before it becomes a float."""
     out = []
     for w, turn in (words[:2], words[2:]):
         r = math.sqrt(-2 * math.log(unit(w)))
@@ -41,7 +41,7 @@ def normals(words):
 
 
 def value(kind, *, seed, draw=0, stream=0, sample, element, p=0.3):
-    """One noise value, float64."""
+    """One noise value, a Python float."""
     words = quad_words(seed, draw, stream, sample, element)
     word = words[element % 4]
     if kind == "gaussian":
@@ -56,19 +56,19 @@ def value(kind, *, seed, draw=0, stream=0, sample, element, p=0.3):
 
 
 def array(kind, shape, *, sample_ids=None, **key):
-    """Noise of a whole [B, ...] array, float64."""
+    """The noise of a whole [B, ...] array, float64."""
     row = math.prod(shape[1:])
     ids = range(shape[0]) if sample_ids is None else sample_ids
     flat = [[value(kind, sample=int(i), element=e, **key) for e in range(row)] for i in ids]
     return np.array(flat, dtype=np.float64).reshape(shape)
 
 
-# What a backend's noise may differ by from the float64 definition: Box-Muller and logarithms in float32.
+# The bound on a backend's difference from the float64 definition: Box-Muller and logarithms are float32.
 EPS_ERROR = {torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6, torch.float64: 1e-12}
 
 
 def assert_within(got, exact, error):
-    """Within one rounding to got's dtype (half an ulp, of normal or subnormal numbers) plus an error, a float or array."""
+    """Assert that got is exact within one rounding to its dtype (half an ulp, subnormal or not) plus an error."""
     info = torch.finfo(got.dtype)
     allowed = exact.abs() * (info.eps / 2) + info.smallest_normal * info.eps + error * (1 + info.eps)
     assert got.isfinite().all()

@@ -1,4 +1,4 @@
-"""Under autocast the ops take and return what autocast expects: bf16 products, fp32 sums, noise in x's own dtype."""
+"""Under autocast the ops use autocast's dtypes: products in bfloat16, sums in float32, noise in x's own dtype."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_sampling_and_kl_are_in_float32():
 
 
 def test_under_compile_as_in_eager():
-    """One graph, the same numbers."""
+    """Compiled code is one graph and gives the same numbers."""
     x, lengths, weights = lstm_case()
 
     def step(x, lengths, *weights):

@@ -48,7 +48,7 @@ def chosen_isa(request):
 
 @pytest.mark.parametrize(("dim", "filters"), [(7, 8), (70, 16), (300, 128)])
 def test_the_cpu_kernels_are_the_definition(chosen_isa, dim, filters):
-    """Forward and all gradients, to float32's rounding; a sample whose maximum ReLU cuts has none."""
+    """The output and all gradients are exact to float32's rounding; a maximum that ReLU sets to 0 has no gradient."""
     lengths = torch.cat([torch.randint(0, 13, (30,)), torch.tensor([13, 0, 1])])
     (w, b), x = weights(dim, filters, dtype=torch.float32), torch.randn(33, 13, dim)
     b[1] -= 1.5
@@ -119,9 +119,9 @@ def test_padding_and_batch_mates_change_nothing(dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
     alone = ops.conv_max_pool(x[3:4, :4], lengths[3:4], w, b)[0]
     torch.testing.assert_close(alone, out[3], rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
-    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 9, 99, lengths))  # clamped to what there is
+    beyond = torch.where(lengths == 0, -3, torch.where(lengths == 9, 99, lengths))  # clamped to the valid range
     assert torch.equal(ops.conv_max_pool(x, beyond, w, b), out)
-    x[4, 2] = float("nan")  # inside a sample what is no number stays seen, in the gradients too
+    x[4, 2] = float("nan")  # inside a sample NaN propagates, to the gradients too
     seen = ops.conv_max_pool(x, lengths, leaves, b)
     assert seen[4].isnan().all()
     assert all(g.isnan().any() for g in torch.autograd.grad(seen[4].sum(), leaves))
@@ -198,3 +198,15 @@ def test_a_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+def test_a_transform_inside_compiled_code_is_refused():
+    x, (w, b) = torch.randn(3, 9, 5), weights(5, 3, dtype=torch.float32)
+
+    def gradient(x):
+        return torch.func.grad(lambda q: ops.conv_max_pool(q, torch.tensor([9, 2, 0]), w, b).sum())(x)
+
+    assert gradient(x).abs().max() > 0
+    refusal = r"\bconv_max_pool: a torch\.func transform inside compiled code would lose its gradient\b"
+    with pytest.raises(Exception, match=refusal):
+        torch.compile(gradient, backend="aot_eager", fullgraph=True)(x)

@@ -1,4 +1,4 @@
-"""gather_padded against slices taken one by one; the C++ kernel against the reference; standardising on the way."""
+"""gather_padded against slices taken one by one, with and without standardising; the C++ kernel against the reference."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_equals_slices(dtype, steps):
 
 
 def test_long_rows_on_several_threads():
-    """Samples of more than one task of 16384 elements, whose bounds fall inside a step."""
+    """Samples span several tasks of 16384 elements, whose bounds fall inside a step."""
     lengths = torch.tensor([700, 0, 130, 1, 999])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     values, mean, std = torch.randn(int(offsets[-1]), 130), torch.randn(130), torch.rand(130) + 0.1

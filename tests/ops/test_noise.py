@@ -1,4 +1,4 @@
-"""The noise ops: the contract, Eq. 3, edges, autograd, torch.func, torch.compile."""
+"""The noise ops: the contract, Eq. 3, edge cases, autograd, torch.func and torch.compile."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_impulse_threshold_at_its_ends():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_invariances(kind):
-    """Batch split, order and padding change nothing; seed, draw, stream and sample each change everything."""
+    """Batch split, order and padding change nothing; seed, draw, stream and sample each change every value."""
     x, ids, key = torch.randn(6, 8, 5), torch.arange(100, 106), {"seed": 11, "draw": 4, "stream": 2, "kind": kind}
     whole = ops.add_noise(x, 0.3, sample_ids=ids, **key)
     halves = [ops.add_noise(x[i : i + 3], 0.3, sample_ids=ids[i : i + 3], **key) for i in (0, 3)]
@@ -84,7 +84,7 @@ def test_invariances(kind):
     for change in ({"seed": 12}, {"draw": 5}, {"stream": 3}, {"sample_ids": ids + 6}):
         other = ops.add_noise(x, 0.3, **{"sample_ids": ids, **key, **change})
         same = (other == whole).float().mean()
-        assert same < (0.6 if kind == "impulse" else 0.01)  # impulses agree by chance: 0.7^2 + 2 (0.15)^2
+        assert same < (0.6 if kind == "impulse" else 0.01)  # impulses are equal by chance in 0.7^2 + 2 (0.15)^2
 
 
 def test_threads_change_nothing():
@@ -119,7 +119,7 @@ def test_no_seed_follows_torch_manual_seed():
     assert not torch.equal(ops.noise((2, 50)), ops.noise((2, 50)))
 
 
-# ---------------------------------------------------------------- Eq. 3 and its selections
+# ---------------------------------------------------------------- Eq. 3, lengths and flags
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,7 +145,7 @@ def test_alpha_bar_at_its_ends(alpha_bar):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lengths_and_flags_select(kind):
-    """Beyond the length 0, NaN or not; else where not noisy x bit for bit, with eps 0."""
+    """Beyond the length y is 0, even for NaN; within it, a sample that is not noisy has y = x bit for bit and eps = 0."""
     x, lengths = ragged()
     noisy = torch.tensor([True, True, False, True, False])
     beyond = torch.arange(6) >= lengths[:, None]
@@ -241,7 +241,7 @@ def test_multimodal_statistics_ignore_nan_beyond_the_length():
 
 
 def test_realised_snr_from_the_statistics():
-    """alpha_bar var / ((1 - alpha_bar) v), measured on 10^6 values, is the SNR asked for within 0.05 dB."""
+    """alpha_bar var / ((1 - alpha_bar) v), measured on 10^6 values, is the given SNR within 0.05 dB."""
     x = 3 * torch.randn(1000, 1000)
     alpha_bar = 0.1 / (9 + 0.1)  # -10 dB at variance 9
     _, stats = ops.add_noise_multimodal([x], torch.tensor([alpha_bar]), seed=1, return_stats=True)
@@ -257,7 +257,7 @@ def test_realised_snr_from_the_statistics():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("kind", "moments"), [("gaussian", (1, 3, 15)), ("uniform", (1, 9 / 5, 27 / 7)), ("laplace", (1, 6, 90))])  # fmt: skip
 def test_moments_and_distribution(kind, moments, dtype):
-    """Odd moments 0, even ones known, within 5 standard errors of 4 x 10^6 values; Kolmogorov-Smirnov, Anderson-Darling."""
+    """Moments are within 5 standard errors over 4 x 10^6 values; Kolmogorov-Smirnov and Anderson-Darling tests pass."""
     from scipy import stats
 
     eps = ops.noise((400, 10_000), seed=123, kind=kind, dtype=dtype).double()
@@ -276,14 +276,14 @@ def test_moments_and_distribution(kind, moments, dtype):
 
 
 def anderson_darling(values, law):
-    """A^2 against a known law, which weighs the tails that Kolmogorov-Smirnov hardly sees."""
-    n, q = len(values), law.cdf(np.sort(values)).clip(1e-15, 1 - 1e-15)  # a uniform value may be an end itself
+    """A^2 against a known law; it weighs the tails, to which Kolmogorov-Smirnov is nearly blind."""
+    n, q = len(values), law.cdf(np.sort(values)).clip(1e-15, 1 - 1e-15)  # a uniform value may be the range's end
     odd = 2 * np.arange(1, n + 1) - 1
     return -n - np.mean(odd * (np.log(q) + np.log1p(-q)[::-1]))
 
 
 def test_anderson_darling_sees_one_per_cent():
-    """The test's own power, on a standard deviation that is wrong by 1 %."""
+    """The test detects a standard deviation that is wrong by 1 %."""
     from scipy import stats
 
     eps = ops.noise((100, 10_000), seed=5, dtype=torch.float64).flatten().numpy()
@@ -300,7 +300,7 @@ def test_impulse_frequencies(p):
 
 
 def test_nothing_is_correlated():
-    """Neighbouring elements, samples, streams and draws: each of 10^6 pairs within 5 / sqrt(n)."""
+    """Neighbouring elements, samples, streams and draws have a correlation within 5 / sqrt(n) over n = 10^6 pairs."""
     n, eps = 1_000_000, ops.noise((1000, 1001), seed=42).double()
     pairs = [(eps[:, :-1], eps[:, lag:][:, :1000]) for lag in (1,)]
     pairs += [(eps[:, : 1001 - lag], eps[:, lag:]) for lag in (2, 3, 4)]
@@ -351,7 +351,7 @@ def test_gradients_as_autograd_makes_them(reduce, dtype):
     reduce(free).backward()
     scale = torch.where(noisy, alpha_bar.double().sqrt(), 1.0).reshape(-1, 1, 1)
     valid = (torch.arange(6) < lengths[:, None])[..., None]
-    # float32 factors make up for their rounding, so only ties can differ from the product in float64
+    # float32 factors are corrected for their rounding, so only ties can differ from the product in float64
     contract.assert_within(leaf.grad, torch.where(valid, free.grad.double() * scale, 0.0), 1e-12)
 
 
@@ -427,7 +427,7 @@ def test_func_grad_and_jvp():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mapped", ["x", "alpha_bar", "rows", "seed"])
 def test_vmap_is_a_loop(kind, mapped):
-    """Whatever is mapped, vmap equals the loop it stands for."""
+    """vmap equals a loop over slices, whatever argument is mapped."""
     x, lengths = ragged()
     xs = torch.stack([x, x + 1, -x]).movedim(0, 1) if mapped == "x" else x
     alphas = {"alpha_bar": torch.tensor([0.1, 0.5, 1.0])}.get(mapped, torch.tensor(0.5))
@@ -476,7 +476,7 @@ def test_vmap_multimodal(return_stats):
 
 
 def test_per_sample_gradients():
-    """The usual use of vmap: grad of one sample at a time, with the noise of its id."""
+    """Per-sample gradients by vmap use the noise of each sample's id."""
     x, ids, w = torch.randn(4, 6), torch.tensor([9, 3, 100, 2]), torch.randn(6)
 
     def loss(w, x, sample_id):
@@ -496,7 +496,7 @@ def counted(f):
 
 
 def test_compiled_equals_eager_without_a_recompile_storm():
-    """Twelve values of everything that varies in training: one graph, and one more where ints turn symbolic."""
+    """Twelve values of all that varies in training make one graph, and one more when ints become symbolic."""
 
     def f(x, alpha_bar, p, seed, draw, lengths):
         y, eps = ops.add_noise(
@@ -558,7 +558,7 @@ def test_compiled_with_tensor_seeds_never_recompiles():
 
 @pytest.mark.parametrize("name", ["add_noise", "multimodal", "mix_noise", "reparameterize_kl"])
 def test_transforms_inside_compiled_code(name):
-    """Dynamo by itself would lose the Functions' derivatives there without a word."""
+    """Dynamo alone would silently drop the Functions' derivatives there."""
     x, lengths = ragged()
 
     def f(x):
@@ -612,7 +612,7 @@ def test_compiled_streams():
     x = torch.randn(3, 4)
     for stream in range(12):
         assert torch.equal(compiled(x, stream), f(x, stream))
-    assert counter.frame_count <= 4  # the first value, then any; 0 and 1 are special to Dynamo
+    assert counter.frame_count <= 4  # a graph for the first value, one for any value; Dynamo specialises on 0 and 1
 
 
 # ---------------------------------------------------------------- registration
@@ -688,7 +688,7 @@ X = torch.zeros(3, 4, 2)
         (lambda: ops.mix_noise(X, X.double(), 0.5), r"^eps: expected the same as x, torch\.float32 of shape \(3, 4, 2\)"),
         (
             lambda: ops.add_noise_multimodal([torch.zeros(3)], torch.rand(1), lengths=[torch.ones(3).long()]),
-            r"^lengths: expected every x of two or more dims, whose dim 1 they are of, got xs\[0\]",
+            r"^lengths: expected every x of two or more dims, whose dim 1 they count, got xs\[0\]",
         ),
         (lambda: ops.noise((-1, 3)), r"^shape: expected \(B, \.\.\.\), sizes of 0 or more"),
         (lambda: ops.noise(()), r"^shape: expected \(B, \.\.\.\)"),

@@ -82,7 +82,7 @@ def test_noise_counter_is_the_contract():
 
 
 def test_words_are_uniform():
-    """Chi-square of each byte of each word over 2^20 counters: 16 tests at 1e-6 each."""
+    """Each byte of each word passes a chi-square test over 2^20 counters: 16 tests at the 1e-6 level."""
     from scipy.stats import chisquare
 
     words = ops.philox(99, ops.noise_counter(torch.arange(1024)[:, None], torch.arange(1024)))

@@ -1,4 +1,4 @@
-"""ops.rng_next: every step draws afresh, eager, compiled, replayed; what is run again for a gradient sees the same noise."""
+"""ops.rng_next: every step draws afresh, eager, compiled or replayed, and a recomputed forward sees the same noise."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.ops import contract
 
 
 class Noisy(nn.Module):
-    """Two noise ops and a linear layer, from one snapshot a step, or from none (torch's own generator)."""
+    """Two noise ops and a linear layer that share one snapshot a step, or draw from torch's own generator."""
 
     def __init__(self, buffered=True, checkpointed=False):
         super().__init__()
@@ -28,7 +28,7 @@ class Noisy(nn.Module):
 
 
 def run(model, x, steps=3):
-    """Outputs and gradients of some steps."""
+    """The outputs and gradients of some steps."""
     out = []
     for _ in range(steps):
         leaf = x.clone().requires_grad_()
@@ -63,7 +63,7 @@ def test_a_compiled_step_draws_what_eager_draws():
 
 
 def test_two_draws_in_one_compiled_graph():
-    """The state is read before the next call moves it on, also where nothing else orders the two."""
+    """Each call reads the state before the next one advances it, though nothing else orders the two."""
     rng = torch.tensor([7, 0])
 
     def f(x, rng):
@@ -81,7 +81,7 @@ def test_two_draws_in_one_compiled_graph():
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_recomputation_sees_the_same_noise(buffered, compiled):
-    """Activation checkpointing: gradients are those of the step that keeps its activations."""
+    """Activation checkpointing gives the gradients of the step that keeps its activations."""
     x, plain, model = torch.randn(6, 8), Noisy(buffered), Noisy(buffered, checkpointed=True)
     model.load_state_dict(plain.state_dict())
     if compiled:
@@ -105,7 +105,7 @@ def test_a_replayed_cuda_graph_draws_afresh():
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        y = model(x)  # captured, not run: takes none
+        y = model(x)  # captured, not run, so it takes no draw
     for value in expected[1:]:
         graph.replay()
         assert torch.equal(y, value)

@@ -19,7 +19,7 @@ def case(batch=4, dims=(6,), dtype=torch.float64):
 
 
 def plain(mu, logvar, eps):
-    """What a user would write, in float64."""
+    """The formulation that a user would write, in float64."""
     z = mu + torch.exp(0.5 * logvar) * eps
     return z, -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).flatten(1).sum(1)
 
@@ -155,7 +155,7 @@ def test_compiled_equals_eager_without_a_recompile_storm():
 
 
 def test_backward_stores_no_noise():
-    """What autograd keeps is mu, logvar, the seed and the ids."""
+    """Autograd saves mu, logvar, the seed and the ids, and nothing else."""
     mu, logvar = (t.requires_grad_() for t in case(8, (100,), torch.float32))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
