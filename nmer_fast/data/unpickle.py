@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import UserError
-from .limits import COPIES, check_memory
+from .memory_limits import COPIES, check_memory
 from .npy import check_characters
 
 OPCODES = 5_000_000  # at some 250 bytes of Python objects each, at most
