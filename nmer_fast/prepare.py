@@ -112,7 +112,7 @@ def look_inside(source: Path, options: Options, report: Report) -> None:
     inspection = inspect(sets)
     inspection.print(report.console)
     if options.plot is not None:
-        inspection.plot(options.plot)
+        picture.draw(inspection, options.plot)
         report.line(f"written: {options.plot}")
 
 

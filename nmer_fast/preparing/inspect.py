@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -135,16 +134,6 @@ class Inspection:
             console.print(table)
         for line in self.findings():
             console.print(Text(line))
-
-    def plot(self, path: Path) -> None:
-        """The same as a picture.
-
-        Raises:
-            UserError: it cannot be written, or matplotlib is not installed.
-        """
-        from .picture import draw
-
-        draw(self, path)
 
     def findings(self) -> list[str]:
         """A line for each thing that is unusual, or one that says that nothing is."""
