@@ -27,7 +27,7 @@ def check_memory(what: str, wanted: int) -> None:
 
     Args:
         what: the thing that would be allocated, for the message.
-        wanted: its size in bytes.
+        wanted: the size of that thing in bytes.
 
     Raises:
         UserError: one line that says how much is wanted and how much is free.
