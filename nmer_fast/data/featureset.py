@@ -24,7 +24,7 @@ _tolerant = ContextVar("tolerant", default=False)
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Allow sets with NaN, infinity or repeated sample names inside this context, to inspect and not to train on them."""
+    """Inside this context, allow sets with NaN, infinity or repeated sample names, which may be inspected only."""
     token = _tolerant.set(True)
     try:
         yield

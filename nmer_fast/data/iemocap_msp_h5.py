@@ -32,9 +32,8 @@ from .ragged_builder import RaggedBuilder
 FILES = {"a": ("A/comparE.h5", "A/comparE_raw.h5"), "v": ("V/denseface.h5",), "l": ("L/bert_large.h5",)}
 MEAN_STD = "A/comparE_mean_std.h5"
 SETS = {"train": "trn", "val": "val", "test": "tst"}
-CLASSES = list(
-    TABLE_1["IEMOCAP"].classes
-)  # no file states their order (a plotting script implies this one), so the counts decide
+# A plotting script implies this order and no file of IEMOCAP states one, so the published counts decide.
+CLASSES = list(TABLE_1["IEMOCAP"].classes)
 TOLERANCE = 1e-3  # standard deviations, far above what float32 rounding makes
 
 

@@ -25,9 +25,9 @@ def load_npz(path: str | Path, fold: int | None = None) -> FeatureSet:
     """Read a feature-set file.
 
     Args:
-        path: an .npz with, for N samples, `label` int [N], `split` str [N] ('train', 'test', perhaps 'val'), for each
-            modality m an array m [N, D] (sequences of one step) or [N, T, D] with `m_lengths` int [N], and perhaps
-            `label_names`, `id`, `group` and `position`. `split` may be [N, folds], a column for each fold.
+        path: an .npz file. For N samples it holds `label` int [N]; `split` str [N] ('train', 'test', optionally 'val'),
+            or [N, folds] with one column for each fold; for each modality m an array m [N, D] (sequences of one step)
+            or [N, T, D] with `m_lengths` int [N]; and optionally `label_names`, `id`, `group` and `position`.
         fold: the number of the fold, counted from 1; None is the first fold, or the only division.
 
     Raises:
