@@ -1,4 +1,4 @@
-"""python -m nmer_fast.prepare: other people's features into one packed store; what is in them; and features of wavs."""
+"""python -m nmer_fast.prepare: pack features of any format into a store, inspect them, or compute features of wavs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Convert a source of features to a packed store, and say what was found in it.
+    """Convert a source of features to a packed store, and print what was found in it.
 
     Attributes:
-        paths: SOURCE, a file or folder of one of the formats (docs/formats.md), and OUT, the store, a .safetensors
-            file. Beside --audio-dir OUT alone, beside --inspect none.
-        format: of the source; auto tells it from what it finds.
-        binarise: which are positive, where the source has scores: ge0 (>= 0, as in the paper), gt0 (> 0), or nonzero (>
-            0, and utterances of score 0 left out).
-        inspect: instead, say what is inside this file or folder, and write nothing.
-        plot: a .png of that, too.
-        audio_dir: instead, write openSMILE's descriptors of all wavs in this folder to OUT, an .h5.
-        workers: processes for that; by default one for each core.
+        paths: SOURCE, a file or folder of one of the formats (docs/formats.md), and OUT, the .safetensors file to
+            write. With --audio-dir, OUT alone; with --inspect, none.
+        format: the format of the source; auto recognises it.
+        binarise: the scores that are positive, if the source has scores: ge0 (>= 0, as in the paper), gt0 (> 0), or
+            nonzero (> 0, and utterances of score 0 are left out).
+        inspect: a file or folder whose content is printed; nothing is converted then.
+        plot: the .png file to which --inspect also draws what it prints.
+        audio_dir: a folder of wavs, whose openSMILE descriptors are written to OUT, an .h5; nothing is converted then.
+        workers: the number of processes of --audio-dir; by default one for each core.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
@@ -43,11 +43,11 @@ class Options:
 
 
 def run(options: Options, *, quiet: bool = False) -> None:
-    """Convert, inspect or extract.
+    """Convert, inspect or extract, as the options say.
 
     Raises:
         UserError: one line that names what is wrong; nothing is written then.
-        Stopped: extraction, by Ctrl-C or SIGTERM; the same command goes on.
+        Stopped: extraction was ended by Ctrl-C or SIGTERM; the same command resumes it.
     """
     check(options)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
@@ -80,7 +80,7 @@ def check(options: Options) -> None:
 
 
 def convert(options: Options, report: Report) -> None:
-    """Read all folds of the source, write the store, print what was found."""
+    """Read all folds of the source, write the store, and print what was found."""
     source, out = options.paths
     if out.suffix != ".safetensors":
         raise UserError(f"out: expected a name that ends in .safetensors, got {out}")
@@ -98,7 +98,7 @@ def convert(options: Options, report: Report) -> None:
 
 
 def look_inside(source: Path, options: Options, report: Report) -> None:
-    """Print what a source holds, what training would refuse included."""
+    """Print the content of a source, including values that training would refuse."""
     from .data import load_folds, tolerant
     from .preparing import picture
     from .preparing.inspect import inspect
@@ -112,7 +112,7 @@ def look_inside(source: Path, options: Options, report: Report) -> None:
     inspection = inspect(sets)
     inspection.print(report.console)
     if options.plot is not None:
-        inspection.plot(options.plot)
+        picture.draw(inspection, options.plot)
         report.line(f"written: {options.plot}")
 
 

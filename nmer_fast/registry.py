@@ -86,3 +86,19 @@ SYSTEMS = Registry(
     },
 )
 """What `--system` and `model.system` name: subclasses of `nmer_fast.models.System`."""
+
+FORMATS = Registry(
+    "format",
+    "nmer_fast.formats",
+    {
+        "iemocap-h5": "nmer_fast.data.iemocap_msp_h5:IEMOCAP_H5",
+        "msp-h5": "nmer_fast.data.iemocap_msp_h5:MSP_H5",
+        "multibench-pkl": "nmer_fast.data.multibench_pkl:MULTIBENCH_PKL",
+        "mult-pkl": "nmer_fast.data.mult_pkl:MULT_PKL",
+        "mmsa-pkl": "nmer_fast.data.mmsa_pkl:MMSA_PKL",
+        "csd": "nmer_fast.data.csd:CSD",
+        "npz": "nmer_fast.data.npz:NPZ",
+    },
+)
+"""What `--format` and `data.format` name beside "auto": instances of `nmer_fast.data.Format`, in the order in which a
+source is shown to them."""

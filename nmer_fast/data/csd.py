@@ -1,9 +1,10 @@
-"""CMU-MOSEI and CMU-MOSI as the CMU Multimodal SDK distributes them: a folder of .csd files.
+"""The format csd: CMU-MOSEI and CMU-MOSI as the CMU Multimodal SDK distributes them, a folder of .csd files.
 
-Each is an HDF5 file of one group, the sequence's name: data/{video or video[i]}/features [T, D...] and intervals [T, 2]
-in seconds. One file holds labels: an interval is an utterance, the first column its sentiment. As the SDK's `align` to
-the labels does, an utterance takes the steps whose intervals overlap its own; those without a step in some modality are
-dropped. Which videos are in which split the SDK says in a Python file, which is parsed and never run.
+Each .csd file is an HDF5 file with one group, named by the sequence. The group holds, for each entry data/{video or
+video[i]}, features [T, D...] and intervals [T, 2] in seconds. One file holds the labels: each of its intervals is an
+utterance, and the first column is the sentiment score. Like the SDK's `align`, this reader gives an utterance the steps
+whose intervals overlap its own, and drops utterances that have no step in some modality. The SDK lists the videos of
+each split in a Python file, which is parsed and never run.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy as np
 
 from ..errors import UserError
 from . import hdf5
-from .limits import check_memory
-from .loaded import Loaded
-from .sentiment import MODALITIES, Utterances
+from .formats import Format, Loaded, Source
+from .memory_limits import check_memory
+from .scored_utterances import MODALITIES, ScoredUtterances
 
 KINDS = {
     "labels": "label",
@@ -30,15 +31,24 @@ KINDS = {
     "v": "facet|openface|visual",
     "strings": "words|phone",
 }
-"""Which a file holds, by its sequence's name or its own; the first that matches."""
+"""What a file holds, by a pattern in its sequence's name or else in its own; the first that matches counts."""
 FOLDS = {"train": "standard_train_fold", "val": "standard_valid_fold", "test": "standard_test_fold"}
-EPSILON = 1e-5  # seconds; the SDK's: less is no overlap and no utterance
-LARGEST_FOLDS = 10_000_000  # bytes of the Python file
+EPSILON = 1e-5  # seconds, as in the SDK: a shorter overlap is none, and a shorter interval is no utterance
+LARGEST_FOLDS = 10_000_000  # bytes of the Python file that is parsed
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Attributes: of an interval of the labels."""
+    """One interval of the labels.
+
+    Attributes:
+        key: the entry's name, video or video[i].
+        place: the number of the utterance in its video, from 0.
+        split: "train", "val" or "test".
+        start: the beginning, in seconds.
+        end: the end, in seconds.
+        score: the sentiment score, from -3 to 3.
+    """
 
     key: str
     place: int
@@ -49,17 +59,23 @@ class Utterance:
 
     @property
     def name(self) -> str:
-        """As the SDK names it."""
+        """The utterance's name in the SDK, video[i]."""
         return self.key if self.key.endswith("]") else f"{self.key}[{self.place}]"
 
 
-def load_csd(folder: Path, rule: str) -> Loaded:
-    """Read a folder; see the module.
+def looks_like(source: Source) -> bool:
+    """Whether it is a folder that holds .csd files."""
+    return any(source.path.glob("*.csd"))
+
+
+def read(source: Source) -> Loaded:
+    """Read a folder of .csd files.
 
     Raises:
         UserError: one line that names the file and what was expected.
     """
-    out = Utterances(folder, "the SDK's users", minus_infinity=("a", "v", "l"), nan=True)
+    folder = source.path
+    out = ScoredUtterances(source, "the SDK's users", minus_infinity=("a", "v", "l"), nan=True)
     split_of = _splits(folder)
     with hdf5.Reader() as reader:
         files = _files(reader, folder, out)
@@ -76,11 +92,15 @@ def load_csd(folder: Path, rule: str) -> Loaded:
         rows = [u for u in whole if utterances[u].split == split]
         if rows:
             _add(out, split, rows, utterances, found)
-    return out.loaded(rule)
+    return out.loaded()
 
 
 def _add(
-    out: Utterances, split: str, rows: list[int], utterances: list[Utterance], found: dict[str, dict[int, np.ndarray]]
+    out: ScoredUtterances,
+    split: str,
+    rows: list[int],
+    utterances: list[Utterance],
+    found: dict[str, dict[int, np.ndarray]],
 ) -> None:
     sequences = {}
     for m, by_row in found.items():
@@ -92,7 +112,7 @@ def _add(
 
 
 def _splits(folder: Path) -> dict[str, str]:
-    """The split of each video, from the SDK's Python file of folds."""
+    """The split of each video, read from the SDK's Python file of folds."""
     paths = sorted(folder.glob("*std_folds.py"))
     if len(paths) != 1:
         got = ", ".join(p.name for p in paths) or "none"
@@ -124,8 +144,8 @@ def _splits(folder: Path) -> dict[str, str]:
     return out
 
 
-def _files(reader: hdf5.Reader, folder: Path, out: Utterances) -> dict[str, tuple[Path, str]]:
-    """By what they hold: the path and the name of its data's group."""
+def _files(reader: hdf5.Reader, folder: Path, out: ScoredUtterances) -> dict[str, tuple[Path, str]]:
+    """The path and the name of the data group of each file, by what the file holds (a key of KINDS)."""
     files: dict[str, tuple[Path, str]] = {}
     for path in sorted(folder.glob("*.csd")):
         reader.open(path)
@@ -156,7 +176,7 @@ def _files(reader: hdf5.Reader, folder: Path, out: Utterances) -> dict[str, tupl
 
 
 def _entries(reader: hdf5.Reader, path: Path, group: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Each entry's name, features [T, D] and intervals [T, 2]."""
+    """Yield the name, features [T, D] and intervals [T, 2] of each entry."""
     reader.open(path)
     keys = reader.members(group)
     arrays = reader.read([f"{group}/{key}/{what}" for key in keys for what in ("features", "intervals")])
@@ -169,7 +189,7 @@ def _entries(reader: hdf5.Reader, path: Path, group: str) -> Iterator[tuple[str,
 
 
 def _utterances(
-    reader: hdf5.Reader, path: Path, group: str, split_of: dict[str, str], out: Utterances
+    reader: hdf5.Reader, path: Path, group: str, split_of: dict[str, str], out: ScoredUtterances
 ) -> list[Utterance]:
     utterances, short, elsewhere = [], 0, set()
     for key, features, intervals in _entries(reader, path, group):
@@ -191,9 +211,9 @@ def _utterances(
 
 
 def _cut(reader: hdf5.Reader, path: Path, group: str, utterances: list[Utterance]) -> dict[int, np.ndarray]:
-    """The steps of each utterance that has any, by its row.
+    """The steps of each utterance that has any, by the utterance's row.
 
-    Labels of a video meet the entries of that video; labels of video[i], those of the same name.
+    An entry named as the labels' entry serves its utterances; else an entry video[i] serves those of the labels' video.
     """
     of_key = defaultdict(list)
     for row, utterance in enumerate(utterances):
@@ -206,10 +226,12 @@ def _cut(reader: hdf5.Reader, path: Path, group: str, utterances: list[Utterance
             overlap = np.minimum(intervals[:, 1], u.end) - np.maximum(intervals[:, 0], u.start)
             steps = features[overlap > EPSILON]
             if len(steps):
-                with np.errstate(
-                    over="ignore", invalid="ignore"
-                ):  # what does not fit becomes infinite, and is refused as that
+                # A value beyond float32 becomes infinity, which FeatureSet refuses.
+                with np.errstate(over="ignore", invalid="ignore"):
                     pieces[row].append(steps.astype(np.float32))
                 kept += pieces[row][-1].nbytes
         check_memory(f"{path}: what is read of it", 2 * kept)
     return {row: np.concatenate(several) for row, several in pieces.items()}
+
+
+CSD = Format(looks_like, read, is_folder=True, has_scores=True)

@@ -1,4 +1,4 @@
-"""Feature sets: ragged sequences of several modalities, with labels, splits and groups."""
+"""Feature sets in memory: ragged sequences of several modalities, with labels, splits and groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _tolerant = ContextVar("tolerant", default=False)
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Inside, sets may be made that hold NaN, infinity or two samples of a name: to be inspected, not trained on."""
+    """Inside this context, allow sets with NaN, infinity or repeated sample names, which may be inspected only."""
     token = _tolerant.set(True)
     try:
         yield
@@ -33,36 +33,36 @@ def tolerant() -> Iterator[None]:
 
 
 def is_tolerant() -> bool:
-    """Whether this is inside of `tolerant`."""
+    """Whether the caller runs inside `tolerant`."""
     return _tolerant.get()
 
 
 @dataclass(frozen=True)
 class Scale:
-    """(x - mean) / std, clipped to +-10.
+    """A standardisation: (x - mean) / std, clipped to -10 to 10.
 
     Attributes:
-        mean: float32 [D].
-        std: float32 [D].
+        mean: the mean of each column, float32 [D].
+        std: the standard deviation of each column, float32 [D].
     """
 
     mean: Tensor
     std: Tensor
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Of values [..., D]."""
+        """Standardise values [..., D]."""
         return ((values - self.mean) / self.std).clamp_(-CLIP, CLIP)
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """N sequences of D-dimensional steps, end to end.
+    """N sequences of D-dimensional steps, stored end to end without padding.
 
     Attributes:
-        stored: float32 [sum of lengths, D]; perhaps mapped from a file.
-        offsets: int64 [N + 1]; sequence i is values[offsets[i] : offsets[i + 1]].
-        scale: how they are read; as they are stored by default.
-        digest: SHA-256 of what is stored, where a packed store vouches for it; it was looked through when written.
+        stored: the steps of all sequences, float32 [sum of lengths, D]; they may be memory-mapped from a file.
+        offsets: the bounds of the sequences, int64 [N + 1]; sequence i is values[offsets[i] : offsets[i + 1]].
+        scale: the standardisation applied whenever values are read; None: they are read as they are stored.
+        digest: the SHA-256 of `stored`, if it comes from a packed store, whose values were checked when it was written.
     """
 
     stored: Tensor
@@ -72,62 +72,62 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
-        """Sequences of these lengths, cut from values in order."""
+        """Make sequences of these lengths, int [N], from values [sum of lengths, D] that stand end to end."""
         return cls(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.long().cumsum(0)]))
 
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
-        """[N, T, D] padded on the right."""
+        """Make sequences of these lengths, int [N], from values [N, T, D] that are padded on the right."""
         valid = torch.arange(padded.shape[1]) < lengths[:, None]
         return cls.from_lengths(padded[valid], lengths)
 
     @property
     def values(self) -> Tensor:
-        """float32 [sum of lengths, D], as they are read: a copy of all, where there is a scale."""
+        """The steps of all sequences, float32 [sum of lengths, D]; with a scale, a standardised copy of all of them."""
         return self.stored if self.scale is None else self.scale(self.stored)
 
     @property
     def lengths(self) -> Tensor:
-        """int64 [N]."""
+        """The number of steps of each sequence, int64 [N]."""
         return self.offsets.diff()
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The number of features D of a step."""
         return self.stored.shape[1]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def steps_of(self, rows: Tensor) -> Tensor:
-        """Indices into values of all steps of these sequences, in order."""
+        """The indices, into values, of all steps of these sequences, in order."""
         lengths = self.lengths[rows]
         starts = (self.offsets[:-1][rows] - (lengths.cumsum(0) - lengths)).repeat_interleave(lengths)
         return starts + torch.arange(int(lengths.sum()))
 
     def at(self, steps: Tensor) -> Tensor:
-        """The values of these steps, a copy."""
+        """A copy of the values of these steps, [steps, D], standardised if there is a scale."""
         values = self.stored[steps]
         return values if self.scale is None else self.scale(values)
 
     def take(self, rows: Tensor) -> Ragged:
-        """These sequences alone, a copy."""
+        """A copy of these sequences."""
         return Ragged.from_lengths(self.at(self.steps_of(rows)), self.lengths[rows])
 
     def scaled(self, scale: Scale) -> Ragged:
-        """The same, read through a scale; nothing is copied unless there is one already."""
+        """The same sequences, standardised whenever they are read; no value is copied unless there was a scale."""
         return replace(self if self.scale is None else Ragged(self.values, self.offsets), scale=scale)
 
     def padded(self, rows: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor]:
-        """These sequences as [B, T, D], zeros beyond their lengths, and the lengths.
+        """Collate these sequences: values [B, T, D] with zeros beyond the lengths, and the lengths, int64 [B].
 
-        T is the longest of them, at least 1, rounded up: 128-bit access on a GPU wants a multiple of 8.
+        T is the largest length, at least 1, rounded up to the multiple: 128-bit access on a GPU needs a multiple of 8.
         """
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         return self.gathered(rows, padded_steps(lengths, multiple)), lengths
 
     def gathered(self, rows: Tensor, steps: int) -> Tensor:
-        """The first steps of these sequences as [B, steps, D], zeros beyond their lengths."""
+        """The first steps of these sequences, [B, steps, D], with zeros beyond their lengths."""
         if self.scale is None:
             return ops.gather_padded(self.stored, self.offsets, rows, steps)
         mean, std = self.scale.mean, self.scale.std
@@ -135,13 +135,13 @@ class Ragged:
 
 
 def padded_steps(lengths: Tensor, multiple: int = 8) -> int:
-    """The longest, at least 1, rounded up."""
+    """The largest length, at least 1, rounded up to the multiple."""
     longest = max(int(lengths.max()) if len(lengths) else 0, 1)
     return -(-longest // multiple) * multiple
 
 
 def sha256(t: Tensor) -> str:
-    """Of its bytes."""
+    """The SHA-256 of a tensor's bytes, in hexadecimal."""
     return hashlib.sha256(t.contiguous().numpy().data.cast("B") if t.numel() else b"").hexdigest()
 
 
@@ -150,14 +150,17 @@ class FeatureSet:
     """A data set: N samples of M modalities.
 
     Attributes:
-        name: for people.
-        modalities: by name, in the order of the noise contract's streams; each of N sequences.
-        labels: int64 [N], 0 to classes - 1.
-        class_names: by class.
-        splits: "train", "test" and, if there is one, "val": int64 row indices.
-        sample_names: N names, unique.
-        groups: int64 [N], which dialogue or video; -1 where none.
-        positions: int64 [N], order inside the group.
+        name: the set's name in messages.
+        modalities: the N sequences of each modality, by name, in the order of the noise contract's streams.
+        labels: the class of each sample, int64 [N], from 0 to classes - 1.
+        class_names: the name of each class.
+        splits: the rows of "train", "test" and optionally "val", int64, by split.
+        sample_names: N unique names.
+        groups: the dialogue or video of each sample, int64 [N]; -1: none.
+        positions: the order of samples inside their group, int64 [N].
+
+    Raises:
+        UserError: one line, if the parts do not fit each other, a value is not finite, or there is no test sample.
     """
 
     name: str
@@ -176,7 +179,7 @@ class FeatureSet:
                 raise UserError(
                     f"{self.name}: modality {name}: expected {n} samples, one for each label, got {len(ragged)}"
                 )
-            # What has a digest was looked through when it was stored; here every page would be read.
+            # Values with a digest were checked when they were stored; checking them here would read every page.
             if ragged.digest is not None or is_tolerant():
                 continue
             bad = ~torch.isfinite(ragged.stored)
@@ -199,13 +202,13 @@ class FeatureSet:
 
     @property
     def dims(self) -> dict[str, int]:
-        """Feature dimensions by modality."""
+        """The number of features D of each modality."""
         return {name: ragged.dim for name, ragged in self.modalities.items()}
 
     def fingerprint(self) -> str:
-        """A SHA-256 of all that training reads: names, splits, labels, lengths and values; the same from any file.
+        """A SHA-256 of everything that training reads: names, splits, labels, lengths and values.
 
-        Of a packed store's values it takes the checksum that is written there.
+        It is the same whichever file the set was read from: for values of a packed store it uses the stored checksum.
         """
         parts: list[object] = [list(self.modalities), self.class_names, list(self.splits)]
         parts += [sha256(t) for t in (self.labels, *self.splits.values())]
@@ -216,7 +219,7 @@ class FeatureSet:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def with_absent(self, dims: Mapping[str, int]) -> FeatureSet:
-        """The modalities of these names and dimensions, in this order; what the set lacks is absent in every sample."""
+        """The set with these modalities, in this order; one that it lacks is added with length 0 in every sample."""
         if not self.modalities.keys() < dims.keys():
             return self
         nothing = torch.zeros(len(self), dtype=torch.int64)
@@ -224,9 +227,10 @@ class FeatureSet:
         return replace(self, modalities={name: self.modalities.get(name, absent[name]) for name in dims})
 
     def with_context(self, k: int) -> FeatureSet:
-        """Each sample preceded by up to k samples before it in its group and split, joined into one sequence.
+        """The set in which each sample is joined with up to k samples before it in its group and split.
 
-        So utterance vectors become real sequences of 1 to k + 1 steps, and no split sees another. Labels stay.
+        Utterance vectors so become sequences of 1 to k + 1 steps, and no sample of one split enters another. Each
+        sample keeps its label.
         """
         if k < 0:
             raise UserError(f"context: expected 0 or more utterances, got {k}")

@@ -1,8 +1,8 @@
-"""HDF5 files that other people made, read by a process of its own.
+"""Reading of HDF5 files from untrusted sources, in a child process.
 
-The HDF5 library is not made for hostile or damaged files: it may crash, loop, or allocate what a header asks for. So
-h5py runs in a child that has limits on memory and time, reads what `hdf5_reader` has checked, and sends plain arrays;
-when it dies, that is one line here.
+The HDF5 library is not made for hostile or damaged files: it may crash, loop, or allocate as much as a header asks for.
+So h5py runs in a child process with limits on memory and processor time. The child's program, hdf5_child.py, checks
+each dataset before it reads it and sends plain arrays. If the child dies, the caller gets a UserError of one line.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import UserError
-from .limits import COPIES, free_memory
+from .memory_limits import COPIES, free_memory
 
-SECONDS = 20  # of processor time for a file, and one more for each of
-BYTES_A_SECOND = 10_000_000
-PROGRAM = Path(__file__).with_name("hdf5_reader.py")
+SECONDS = 20  # processor time that every file may take, in seconds
+BYTES_A_SECOND = 10_000_000  # a file may take one more second for each so many bytes
+PROGRAM = Path(__file__).with_name("hdf5_child.py")
 
 
 class Reader:
-    """A child that reads one HDF5 file after another.
+    """A child process that reads one HDF5 file after another.
 
     Attributes:
-        path: of the file that is open.
-        largest: bytes that an array may have, what is free now divided by the copies that are made of it.
+        path: the file that is open.
+        largest: the largest number of bytes of an array: the free memory, divided by the number of copies of an array.
     """
 
     def __init__(self) -> None:
         self.path, self.largest = Path(), free_memory() // COPIES
-        environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::"}  # no filters from outside
+        environment = {**os.environ, "HDF5_PLUGIN_PRELOAD": "::"}  # loads no filter plug-ins
         self._child = subprocess.Popen(
             [sys.executable, "-P", str(PROGRAM), str(self.largest)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
@@ -51,15 +51,15 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self._child.kill()
         self._child.communicate()
 
     def open(self, path: Path) -> None:
-        """Open a file, and close the one before.
+        """Open a file, and close the one that was open.
 
         Raises:
-            UserError: one line, as all methods do.
+            UserError: one line, if the file cannot be opened. All methods raise it if the file is damaged or refused.
         """
         self.path = path
         try:
@@ -71,12 +71,12 @@ class Reader:
         self._answer()
 
     def members(self, group: str) -> list[str]:
-        """Names in a group, sorted."""
+        """The names in a group, sorted."""
         self._ask({"list": group})
         return [str(name) for name in self._answer()["members"]]
 
     def read(self, names: Sequence[str]) -> Iterator[np.ndarray[Any, Any]]:
-        """The arrays of these names, one after the other; all must be taken before another request."""
+        """Yield the arrays of these names in order; the caller takes all of them before it makes another request."""
         self._ask({"read": list(names)})
         for _ in names:
             about = self._answer()

@@ -1,4 +1,4 @@
-"""NumPy's own array format, of plain numbers and strings, bounded by the bytes that are really there."""
+"""Safe reading of NumPy's .npy format: plain numbers and strings, never more bytes than the file really holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load_npy(path: Path) -> np.ndarray[Any, Any]:
     """Read an .npy file.
 
     Raises:
-        UserError: one line. Nothing is unpickled, and nothing is allocated that the file does not hold.
+        UserError: one line that names the file. Nothing is unpickled, and no more is allocated than the file holds.
     """
     try:
         with open(path, "rb") as file:
@@ -35,16 +35,20 @@ def load_npy(path: Path) -> np.ndarray[Any, Any]:
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
-    """Read an array of a stream that holds it and no more, `size` bytes.
+    """Read an array from a stream that holds the array and nothing else.
+
+    Args:
+        file: the stream.
+        size: the number of bytes in the stream.
 
     Raises:
-        ValueError, EOFError: it is another.
+        ValueError, EOFError: the stream does not hold one whole array of plain numbers or strings.
     """
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"version {version} of the format; expected 1.0 or 2.0")
     try:
-        with warnings.catch_warnings(action="ignore"):  # that Python 2's headers take longer
+        with warnings.catch_warnings(action="ignore"):  # a warning that headers written by Python 2 parse slowly
             shape, fortran, dtype = HEADERS[version](file)
     except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError(f"a header that does not parse: {type(error).__name__}") from None
@@ -66,10 +70,10 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
 
 
 def check_characters(array: np.ndarray[Any, Any]) -> None:
-    """Refuse what Python holds for no text, in an array of strings.
+    """Check that an array of strings holds valid Unicode characters only, without which Python may crash.
 
     Raises:
-        ValueError: it holds that.
+        ValueError: a character is a surrogate or beyond the last one.
     """
     if array.dtype.kind == "U" and array.size:
         codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.byteorder.replace("|", "=") + "u4")

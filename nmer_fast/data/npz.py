@@ -1,10 +1,10 @@
-"""The project's own feature-set file, one .npz: docs/formats.md describes its keys."""
+"""The format npz: the project's own feature-set file, whose keys docs/formats.md describes."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .featureset import SPLITS, FeatureSet, Ragged, is_tolerant
-from .limits import COPIES, check_memory
+from .formats import Findings, Format
+from .memory_limits import COPIES, check_memory
 from .npy import read_npy
 
 ABOUT = ("label", "label_names", "split", "id", "group", "position")
@@ -24,31 +25,54 @@ def load_npz(path: str | Path, fold: int | None = None) -> FeatureSet:
     """Read a feature-set file.
 
     Args:
-        path: an .npz with, for N samples, `label` int [N], `split` str [N] ('train', 'test', perhaps 'val'), for each
-            modality m an array m [N, D] (sequences of one step) or [N, T, D] with `m_lengths` int [N], and perhaps
-            `label_names`, `id`, `group` and `position`. `split` may be [N, folds], a column for each fold.
-        fold: which of the folds, from 1; by default the first.
+        path: an .npz file. For N samples it holds `label` int [N]; `split` str [N] ('train', 'test', optionally 'val'),
+            or [N, folds] with one column for each fold; for each modality m an array m [N, D] (sequences of one step)
+            or [N, T, D] with `m_lengths` int [N]; and optionally `label_names`, `id`, `group` and `position`.
+        fold: the number of the fold, counted from 1; None is the first fold, or the only division.
 
     Raises:
         UserError: one line that names the file, the key and what was expected. Nothing is unpickled.
     """
-    path = Path(path)
-    return from_arrays(path.stem, _arrays(path), fold)
+    return _opened(Path(path)).fold(fold)
 
 
 def load_npz_folds(path: str | Path) -> list[FeatureSet]:
-    """All folds of a feature-set file, which share everything but their splits: what `write_store` packs.
+    """Read all folds of a feature-set file, which share everything but their splits and can be given to `write_store`.
 
     Raises:
-        UserError: as `load_npz`.
+        UserError: one line that names the file, the key and what was expected. Nothing is unpickled.
     """
-    path = Path(path)
-    arrays = _arrays(path)
-    first = from_arrays(path.stem, arrays)
-    split = arrays["split"]
-    others = range(2, split.shape[1] + 1 if split.ndim > 1 else 2)
-    n = len(first)
-    return [first, *(replace(first, splits=_splits(path.stem, _fold(path.stem, split, k), n)) for k in others)]
+    return _opened(Path(path)).sets()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The arrays of a feature-set file.
+
+    Attributes:
+        name: the file's name without its ending, which names the set and begins messages.
+        arrays: the arrays, by key.
+        findings: empty; nothing of an archive is repaired or guessed.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray[Any, Any]]
+    findings: Findings = field(default_factory=Findings)
+
+    def fold(self, number: int | None) -> FeatureSet:
+        """The set with the splits of this fold, counted from 1; None is the first fold, or the only division."""
+        return from_arrays(self.name, self.arrays, number)
+
+    def sets(self) -> list[FeatureSet]:
+        """One set for each fold; the sets share everything but their splits."""
+        first, split = self.fold(None), self.arrays["split"]
+        others = range(2, split.shape[1] + 1 if split.ndim > 1 else 2)
+        n = len(first)
+        return [first, *(replace(first, splits=_splits(self.name, _fold(self.name, split, k), n)) for k in others)]
+
+
+def _opened(path: Path) -> Archive:
+    return Archive(path.stem, _arrays(path))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -77,7 +101,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def from_arrays(name: str, arrays: dict[str, np.ndarray[Any, Any]], fold: int | None = None) -> FeatureSet:
-    """A feature set from the file's arrays; messages begin with the name."""
+    """Make a feature set of one fold from the arrays of a feature-set file; messages begin with the name."""
     for key in ("label", "split"):
         if key not in arrays:
             raise UserError(f"{name}: expected the key '{key}', got only {', '.join(sorted(arrays))}")
@@ -128,7 +152,7 @@ def _modality(name: str, key: str, array: np.ndarray[Any, Any], lengths: Any, n:
         raise UserError(
             f"{name}: {key}: expected numbers of shape [{n}, D] or [{n}, T, D], got {array.dtype} {list(array.shape)}"
         )
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused as that
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinity, which FeatureSet refuses
         narrow = array.astype(np.float32)
     padded = torch.from_numpy(narrow).reshape(n, -1 if array.ndim == 3 else 1, array.shape[-1])
     steps = padded.shape[1]
@@ -139,7 +163,7 @@ def _modality(name: str, key: str, array: np.ndarray[Any, Any], lengths: Any, n:
 
 
 def _groups(name: str, array: np.ndarray[Any, Any], n: int) -> Tensor:
-    """Groups by number; -1 where there is none: an empty name or a negative number."""
+    """The number of each sample's group, int64 [N]; -1 for an empty name or a negative number, which mean no group."""
     if array.dtype.kind not in "iuU":
         raise UserError(f"{name}: group: expected strings or integers of shape [{n}], got {array.dtype}")
     ids = np.unique(array, return_inverse=True)[1].reshape(n).astype(np.int64)
@@ -154,7 +178,7 @@ def _integers(name: str, key: str, array: np.ndarray[Any, Any], n: int) -> Tenso
 
 
 def _fold(name: str, split: np.ndarray[Any, Any], fold: int | None) -> np.ndarray[Any, Any]:
-    """The split of one fold."""
+    """The split of each sample in one fold, str [N]."""
     if split.ndim < 2:
         if fold is not None:
             raise UserError(f"{name}: fold: expected none, split holds one fold, got {fold}")
@@ -171,3 +195,10 @@ def _splits(name: str, array: np.ndarray[Any, Any], n: int) -> dict[str, Tensor]
         raise UserError(f"{name}: split: expected {n} strings out of {', '.join(SPLITS)}, got {found}")
     rows = {split: torch.from_numpy(np.flatnonzero(array == split)) for split in SPLITS}
     return {split: index for split, index in rows.items() if len(index)}
+
+
+NPZ = Format(
+    looks_like=lambda source: source.path.suffix == ".npz",
+    read=lambda source: _opened(source.path),
+    is_announced=False,
+)

@@ -10,19 +10,17 @@ from torch import Tensor
 from ..errors import UserError
 from .featureset import FeatureSet, Ragged, Scale
 
-CHUNK = (
-    2**18
-)  # values looked at together: in float64 they stay in a cache; what is measured depends on it in the last bits
+CHUNK = 2**18  # values measured at a time, which fit a cache in float64; the last bits of the results depend on it
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each column of some steps.
+    """Statistics of each column over some steps.
 
     Attributes:
-        mean: float64 [D].
+        mean: the mean, float64 [D].
         spread: the standard deviation, float64 [D].
-        largest: absolute value, float64 [D].
+        largest: the largest absolute value, float64 [D].
     """
 
     mean: Tensor
@@ -31,22 +29,22 @@ class Moments:
 
     @property
     def constant(self) -> Tensor:
-        """Columns that do not vary, bool [D]: what is left of one after rounding is no signal."""
+        """The columns that do not vary, bool [D]; a spread of at most a millionth of the largest value is rounding."""
         return ~(self.spread > 1e-6 * self.largest)
 
     def scale(self) -> Scale:
-        """Standardisation by them; a constant column has std 1."""
+        """The standardisation by this mean and standard deviation; a constant column has std 1."""
         return Scale(self.mean.float(), torch.where(self.constant, 1.0, self.spread).float())
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """(x - mean) / std, clipped to +-10; a constant column has std 1.
+    """Standardises features: (x - mean) / std, clipped to -10 to 10; a constant column has std 1.
 
     Attributes:
-        mean: by modality, float32 [D], over the train split's valid steps.
-        std: by modality, float32 [D].
-        variances: by modality, the variance of all standardised train values, which SNRs are measured against.
+        mean: the mean over the valid steps of the train split, float32 [D], by modality.
+        std: the standard deviation over the same steps, float32 [D], by modality.
+        variances: the variance of all standardised train values, by modality; SNRs are measured against it.
     """
 
     mean: dict[str, Tensor]
@@ -55,7 +53,11 @@ class Standardiser:
 
     @classmethod
     def fit(cls, data: FeatureSet) -> Standardiser:
-        """Measure the train split, and it alone, some megabytes at a time."""
+        """Measure the train split, and no other, a few megabytes at a time.
+
+        Raises:
+            UserError: one line, if the train split is empty, or a modality has no steps or does not vary in it.
+        """
         if len(data.splits.get("train", ())) == 0:
             raise UserError(f"{data.name}: split: expected samples of 'train', got none")
         mean, std, variances = {}, {}, {}
@@ -71,7 +73,11 @@ class Standardiser:
         return cls(mean, std, variances)
 
     def __call__(self, data: FeatureSet) -> FeatureSet:
-        """The same set, standardised as it is read: no value is copied."""
+        """The same set, standardised whenever values are read, so that no value is copied.
+
+        Raises:
+            UserError: one line, if the modalities or their dimensions are others.
+        """
         if data.dims != {name: len(mean) for name, mean in self.mean.items()}:
             wanted = {name: len(mean) for name, mean in self.mean.items()}
             raise UserError(f"{data.name}: expected modalities with dimensions {wanted}, got {data.dims}")
@@ -82,19 +88,19 @@ class Standardiser:
 
 
 def chunks(ragged: Ragged, steps: Tensor) -> tuple[Tensor, ...]:
-    """The steps in parts, each of some megabytes of values."""
+    """The steps in parts of a few megabytes of values each."""
     return steps.split(max(1, CHUNK // ragged.dim))
 
 
 def measure(ragged: Ragged, steps: Tensor) -> Moments:
-    """Moments of one or more steps; means and squares of parts are joined as Chan, Golub and LeVeque do."""
+    """Measure one or more steps in one pass; parts are merged by the formula of Chan, Golub and LeVeque."""
     mean, squares, largest = (torch.zeros(ragged.dim, dtype=torch.float64) for _ in range(3))
     before = 0
     for part in chunks(ragged, steps):
         values, n = ragged.at(part).double(), len(part)
-        of_part = values.mean(0)
-        difference = of_part - mean
-        squares += (values - of_part).square().sum(0) + difference.square() * (before * n / (before + n))
+        part_mean = values.mean(0)
+        difference = part_mean - mean
+        squares += (values - part_mean).square().sum(0) + difference.square() * (before * n / (before + n))
         mean += difference * (n / (before + n))
         largest = torch.maximum(largest, values.abs().amax(0))
         before += n
@@ -102,7 +108,7 @@ def measure(ragged: Ragged, steps: Tensor) -> Moments:
 
 
 def scaled_variance(ragged: Ragged, steps: Tensor, scale: Scale) -> float:
-    """Of all standardised values of these steps, which are near 0, so that squares lose nothing."""
+    """The variance of all standardised values of these steps; their mean is near 0, so sums of squares are accurate."""
     total, squares = 0.0, 0.0
     for part in chunks(ragged, steps):
         values = scale(ragged.at(part)).double()

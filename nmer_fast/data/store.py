@@ -1,8 +1,9 @@
-"""The packed store: a data set in one safetensors file that is mapped, not read; docs/formats.md describes it.
+"""The packed store: a data set in one safetensors file that is memory-mapped; docs/formats.md describes it.
 
-Opening reads the header and the index tensors (labels, splits, offsets ...), some megabytes at most, and checks both
-against their checksums and each other. Values are mapped: a page is read when a batch wants it, and processes share it.
-They were looked through when they were written, which their checksums vouch for; only `verify_store` reads them all.
+Opening a store reads the header and the index tensors (labels, splits, offsets ...), a few megabytes at most, and
+checks both against their checksums and against each other. The values are memory-mapped: a page is read when a batch
+needs it, and processes share it. Values were checked for NaN and infinity when they were written; only `verify_store`
+reads all of them again and compares their checksums.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import mmap
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,28 +26,29 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_atomically
 from .featureset import FeatureSet, Ragged, sha256
+from .formats import Findings, Format, Source
 
 FORMAT, VERSION = "nmer_fast features", "1"
 DTYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4")}
-PAGE = 4096  # where the tensors begin
-LARGEST = 100_000_000  # of headers, in safetensors
-PART = 2**24  # bytes written or read together
-NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE: a file may be larger than memory and swap
+PAGE = 4096  # bytes; the tensors begin at a multiple of it
+LARGEST = 100_000_000  # bytes of a header that safetensors reads
+PART = 2**24  # bytes that are written or read at a time
+NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, so that a file may be larger than memory and swap
 
 Shapes = Mapping[str, Sequence[int]]
 
 
 def write_store(data: FeatureSet | Sequence[FeatureSet], path: str | Path, *, source: str | Path | None = None) -> None:
-    """Write a data set, or the folds of one; the file is whole or what it was before.
+    """Write a data set, or the folds of one, in one atomic step: on failure the file stays as it was.
 
     Args:
-        data: a set, or one for each fold, from 1: the same samples with other splits.
-        path: a .safetensors file.
-        source: the file that it was made of, whose name and checksum are noted down.
+        data: one set, or a list of one set for each fold: the same samples with other splits.
+        path: the .safetensors file to write.
+        source: the file that the set was read from; its name and checksum are stored.
 
     Raises:
-        UserError: one line, if the folds differ in more than their splits, values of another store are damaged, or the
-            file cannot be written.
+        UserError: one line, if the folds differ in more than their splits, if values mapped from another store are
+            damaged, or if the file cannot be written.
     """
     path, folds = Path(path), [data] if isinstance(data, FeatureSet) else list(data)
     if not folds:
@@ -87,7 +90,7 @@ def _same_samples(a: FeatureSet, b: FeatureSet) -> bool:
 
 
 def _tensors(folds: Sequence[FeatureSet]) -> dict[str, Tensor]:
-    """By name, the index tensors first, so that all stand at a multiple of their element's size."""
+    """All tensors by name, the int64 index tensors first, so that each is aligned to its element's size."""
     data = folds[0]
     index = {"labels": data.labels, "groups": data.groups, "positions": data.positions}
     index |= {f"offsets.{name}": ragged.offsets for name, ragged in data.modalities.items()}
@@ -130,7 +133,7 @@ def _digest(text: str) -> str:
 
 
 def _layout(shapes: Shapes) -> dict[str, dict[str, Any]]:
-    """What safetensors' header says of tensors of these shapes, one behind the other."""
+    """The entries of a safetensors header for tensors of these shapes, stored one after the other."""
     out: dict[str, dict[str, Any]] = {}
     begin = 0
     for name, shape in shapes.items():
@@ -142,18 +145,18 @@ def _layout(shapes: Shapes) -> dict[str, dict[str, Any]]:
 
 
 def read_store(path: str | Path, fold: int | None = None) -> FeatureSet:
-    """Map a packed store.
+    """Open a packed store and map its values.
 
     Args:
-        path: a file that `write_store` wrote. While it is mapped it must not be changed; replacing it is safe.
-        fold: which of its folds, from 1; by default the first.
+        path: a file that `write_store` wrote. It must not be changed in place while it is mapped; replacing it is safe.
+        fold: the number of the fold, counted from 1; None is the first fold.
 
     Returns:
-        the set. Its values are mapped privately: writing to them changes neither the file nor what others see.
+        the set. Its values are mapped privately: writing to them changes neither the file nor what other processes see.
 
     Raises:
-        UserError: one line, if the file is missing, damaged, truncated, of another version, or its tensors do not fit
-            each other. Damage among the values is not seen: `verify_store` finds it.
+        UserError: one line, if the file is missing, damaged, truncated, of another version, or if its tensors do not
+            fit each other. Damage among the values is not seen here; `verify_store` finds it.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -172,11 +175,7 @@ def read_store(path: str | Path, fold: int | None = None) -> FeatureSet:
 
 
 def read_store_folds(path: str | Path) -> list[FeatureSet]:
-    """All folds of a packed store.
-
-    Raises:
-        UserError: as `read_store`.
-    """
+    """Open all folds of a packed store; arguments and errors are those of `read_store`."""
     path = Path(path)
     with _opened(path) as file:
         about, _ = _header(path, file)
@@ -191,7 +190,7 @@ def _opened(path: Path) -> Any:
 
 
 def _header(path: Path, file: Any) -> tuple[dict[str, Any], int]:
-    """What the header says, once it is known to be what was written, and where the tensors begin."""
+    """The header's description, once its checksum is verified, and the offset in bytes at which the tensors begin."""
     size, length = file.seek(0, 2), 0
     file.seek(0)
     try:
@@ -268,7 +267,7 @@ def _feature_set(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _check_fits(path: Path, name: str, dim: int, values: Tensor, offsets: Tensor, n: int) -> None:
-    """Batches are gathered by these offsets."""
+    """Check the offsets against the values, since batches are gathered by them without further checks."""
     if values.shape[1:] != (dim,) or offsets.shape != (n + 1,):
         got = f"{list(values.shape)} and {list(offsets.shape)}"
         raise UserError(f"{path}: modality {name}: expected values [steps, {dim}] and offsets [{n + 1}], got {got}")
@@ -277,13 +276,13 @@ def _check_fits(path: Path, name: str, dim: int, values: Tensor, offsets: Tensor
 
 
 def verify_store(path: str | Path) -> dict[str, Any]:
-    """Read all of a packed store and compare it with its checksums.
+    """Read a whole packed store and compare every tensor with its checksum.
 
     Returns:
-        what its header says: name, modalities, class_names, folds, sample_names, provenance, shapes, sha256.
+        the description in the header: name, modalities, class_names, folds, sample_names, provenance, shapes, sha256.
 
     Raises:
-        UserError: one line that names the first tensor that is damaged, or what `read_store` finds wrong.
+        UserError: one line that names the first damaged tensor, or says what `read_store` would refuse.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -301,3 +300,31 @@ def verify_store(path: str | Path) -> dict[str, Any]:
     for fold in range(1, len(about["folds"]) + 1):
         read_store(path, fold)
     return about
+
+
+@dataclass(frozen=True)
+class StoreFolds:
+    """The folds of a packed store, each opened when it is asked for.
+
+    Attributes:
+        path: the store.
+        findings: empty; nothing of a store is repaired or guessed.
+    """
+
+    path: Path
+    findings: Findings = field(default_factory=Findings)
+
+    def fold(self, number: int | None) -> FeatureSet:
+        """The set with the splits of this fold, counted from 1; None is the first fold."""
+        return read_store(self.path, number)
+
+    def sets(self) -> list[FeatureSet]:
+        """One set for each fold."""
+        return read_store_folds(self.path)
+
+
+def _looks_like(source: Source) -> bool:
+    return source.path.suffix == ".safetensors" and not source.path.is_dir()
+
+
+STORE = Format(_looks_like, lambda source: StoreFolds(source.path), is_announced=False)

@@ -1,8 +1,9 @@
-"""The embedded default: a made-up corpus in IEMOCAP's likeness, the same on every machine.
+"""The default data: a synthetic corpus that resembles IEMOCAP and is the same on every machine.
 
-Four classes in IEMOCAP's proportions; a 130-d, v 342-d, l 1024-d sequences of 2 to 8 steps. Each utterance has one
-emotion factor that all modalities share and one of each modality's own; frames carry both, in directions of unequal
-energy, so that stronger noise buries more of them, on top of a background that says nothing.
+It has four classes in IEMOCAP's proportions and sequences of 2 to 8 steps with 130 (a), 342 (v) and 1024 (l) features.
+Each utterance has one emotion factor that all modalities share, and another one for each modality. Frames carry both
+along directions of unequal energy, so that stronger noise hides more of them, on top of a background that carries no
+information about the class.
 """
 
 from __future__ import annotations
@@ -17,27 +18,30 @@ from .featureset import FeatureSet, Ragged
 CLASSES = {"happy": 1636, "angry": 1103, "sad": 1084, "neutral": 1708}
 DIMS = {"a": 130, "v": 342, "l": 1024}
 DEFAULT_SIZE = 850
-STEPS = {"a": 1.0, "v": 0.9, "l": 0.8}  # of the utterance's length
-FACTOR = 8  # dimensions of each factor
-NUISANCE = 16  # directions that vary and say nothing
+STEPS = {"a": 1.0, "v": 0.9, "l": 0.8}  # shares of the utterance's length
+FACTOR = 8  # dimensions of an emotion factor
+NUISANCE = 16  # directions of the background
 SEED = 0x4E4D4552
 
-# Of the classes' means from their centre, in units of the spread within a class.
+# Distances of the classes' means from their centre, in standard deviations within a class.
 SHARED_DISTANCE = 0.9
 OWN_DISTANCE = {"a": 1.5, "v": 1.15, "l": 1.4}
-DECAY = 0.6  # of energy from each direction of a factor to the next
-RESIDUAL = 0.03  # isotropic energy beside 1 for the factors and 1 for the nuisance
+DECAY = 0.6  # the energy of each direction of a factor, relative to the one before
+RESIDUAL = 0.03  # energy of isotropic noise; the factors have 1 and the background has 1
 
 
 def synthetic(size: int = DEFAULT_SIZE, difficulty: float = 1.0) -> FeatureSet:
     """Make the corpus.
 
     Args:
-        size: utterances; IEMOCAP has 5531, the default trains in minutes.
-        difficulty: divides the distances between the classes: 2 is hard, 0.5 easy.
+        size: the number of utterances, at least 40; IEMOCAP has 5531, and the default trains in minutes.
+        difficulty: the divisor of the distances between the classes: 2 is hard, 0.5 easy.
 
     Returns:
-        splits of 60 % train and 40 % test, classes mixed.
+        the set, with 60 % of the utterances in train and 40 % in test, in random order.
+
+    Raises:
+        UserError: one line that names the argument.
     """
     if size < 40:
         raise UserError(f"size: expected at least 40 utterances, got {size}")
@@ -70,14 +74,14 @@ def _normal(rows: int, columns: int, draw: int) -> Tensor:
 
 
 def _labels(size: int) -> Tensor:
-    """Labels in IEMOCAP's proportions, to within one, in a fixed random order."""
+    """Labels in IEMOCAP's proportions, to within one utterance, in a fixed random order."""
     shares = torch.tensor(list(CLASSES.values()), dtype=torch.float64).cumsum(0) / sum(CLASSES.values())
     quantiles = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     return torch.searchsorted(shares, quantiles)[_normal(size, 1, draw=0)[:, 0].argsort()]
 
 
 def _factor(labels: Tensor, distance: float, draw: int) -> Tensor:
-    """Class means on a simplex at this distance from the centre, in random directions, plus unit spread: [N, 8]."""
+    """The factor of each utterance, [N, 8]: its class's corner of a randomly turned simplex, plus unit spread."""
     corners = torch.eye(len(CLASSES)) - 1 / len(CLASSES)
     directions, _ = torch.linalg.qr(_normal(FACTOR, FACTOR, draw=100 + draw))
     means = distance * corners @ directions[: len(CLASSES)]
@@ -85,9 +89,9 @@ def _factor(labels: Tensor, distance: float, draw: int) -> Tensor:
 
 
 def _frames(factors: Tensor, lengths: Tensor, dim: int, draw: int) -> Ragged:
-    """Sequences whose every step carries the factors, along orthonormal directions of decaying energy.
+    """Make sequences in which every step carries the factors along orthonormal directions of decaying energy.
 
-    Nuisance, half of it constant in the utterance, lies along directions of its own; a residual along all.
+    The background has directions of its own, and half of it is constant in an utterance. Isotropic noise is added.
     """
     owner = torch.arange(len(lengths)).repeat_interleave(lengths)
     loading, _ = torch.linalg.qr(_normal(dim, factors.shape[1] + NUISANCE, draw=100 + draw))

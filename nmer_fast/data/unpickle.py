@@ -1,9 +1,9 @@
-"""Pickles that other people made, read without running anything of theirs.
+"""Safe reading of pickles from untrusted sources: no code that a pickle names is imported or called.
 
-The standard library's own unpickler, the one in Python, does the reading. It is left with the opcodes that data needs,
-and every name that a pickle asks for is looked up in a table of stand-ins for the few of NumPy that arrays are made of,
-which take plain numbers and strings only. Memory is bounded: arrays together have no more bytes than the file, and all
-else is bounded by the number of opcodes.
+The standard library's unpickler that is written in Python does the reading. It keeps only the opcodes that data needs.
+Every name that a pickle asks for is looked up in a table of stand-ins for the few NumPy names that arrays are made of,
+and the stand-ins accept plain numbers and strings only. Memory is bounded: all arrays together have no more bytes than
+the file, and the number of opcodes bounds everything else.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import UserError
-from .limits import COPIES, check_memory
+from .memory_limits import COPIES, check_memory
 from .npy import check_characters
 
-OPCODES = 5_000_000  # at some 250 bytes of Python objects each, at most
+OPCODES = 5_000_000  # each makes at most about 250 bytes of Python objects
 LARGEST_RANK = 8
-# Opcodes that data has no need of: classes and instances, extension and persistent ids, frozen sets, buffers elsewhere.
+# Opcodes that data does not need: instances of classes, extension and persistent ids, frozen sets, buffers outside.
 FORBIDDEN = (
     pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID,
     pickle.BINPERSID, pickle.FROZENSET, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
@@ -34,7 +34,7 @@ DAMAGE = (
     EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError, MemoryError,
     RecursionError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
-"""What the unpickler raises when it reads what no pickler wrote."""
+"""The exceptions that the unpickler raises on bytes that no pickler wrote."""
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -43,7 +43,7 @@ def load_pickle(path: str | Path) -> Any:
     Protocols 0 to 5, Python 2's too: its byte strings are read as latin1.
 
     Raises:
-        UserError: one line that names the first thing in it that is none of these.
+        UserError: one line that names the first thing in the file that is none of these, or says how it is damaged.
     """
     path = Path(path)
     try:
@@ -61,10 +61,10 @@ def load_pickle(path: str | Path) -> Any:
 
 
 class _Bounded:
-    """A file that is never asked for more than is left of it.
+    """A file from which more bytes than are left are never asked.
 
     Attributes:
-        left: bytes.
+        left: the number of bytes that are left.
     """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -90,10 +90,10 @@ class _Bounded:
 
 
 class _Opcodes(dict[int, Callable[[Any], None]]):
-    """The unpickler's functions by opcode, which are counted as they are used.
+    """The unpickler's functions by opcode; every look-up is counted.
 
     Attributes:
-        left: how many more may come.
+        left: the number of opcodes that may still come.
     """
 
     def __init__(self, functions: Mapping[int, Callable[[Any], None]]) -> None:
@@ -110,17 +110,17 @@ class _Opcodes(dict[int, Callable[[Any], None]]):
 
 
 class _Name:
-    """A name that a pickle may mention but not call."""
+    """The stand-in for a name that a pickle may mention but not call."""
 
 
 NDARRAY = _Name()
 
 
 class _Dtype:
-    """A dtype of plain numbers or strings, in the making.
+    """The stand-in for numpy.dtype, which accepts plain numbers and strings only.
 
     Attributes:
-        numpy: the dtype.
+        numpy: the dtype that NumPy uses.
     """
 
     def __init__(self, spec: Any, align: Any = False, copy: Any = True) -> None:
@@ -131,7 +131,7 @@ class _Dtype:
         self.numpy = np.dtype(spec)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """(version, byte order, and of other than plain dtypes: subarray, names, fields, element's size ...)."""
+        """Check the state (version, byte order, subarray, names, fields, element size, ...)."""
         _, order, subarray, names, fields, size, *rest = state
         if (subarray, names, fields) != (None, None, None) or len(rest) != 2:
             raise UserError("expected arrays of numbers or strings, got a structured one")
@@ -140,29 +140,30 @@ class _Dtype:
 
 
 class _Array(np.ndarray[Any, Any]):
-    """An array whose contents are still to come; `take` counts and checks them."""
+    """An array whose contents are set later by a BUILD opcode; `fitting` checks and counts them."""
 
     fitting: Callable[[Any, Any, Any], tuple[tuple[int, ...], np.dtype[Any], bytes]]
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """(version, shape, dtype, whether in Fortran's order, contents)."""
+        """Set the contents from the state (version, shape, dtype, whether the order is Fortran's, contents)."""
         *version, shape, dtype, fortran, content = state
         if len(version) > 1 or type(fortran) not in (bool, int):
             raise UserError("expected an array's shape, dtype, order and contents, got others")
         if isinstance(content, str):
-            content = content.encode("latin1")  # Python 2's
+            content = content.encode("latin1")  # a pickle of Python 2 has text here
         plain: Any = (1, *self.fitting(shape, dtype, content)[:2], bool(fortran), content)
         super().__setstate__(plain)
         check_characters(self)
 
 
 class _Unpickler(pickle._Unpickler):
-    """See the module.
+    """The unpickler that the module's docstring describes.
 
     Attributes:
-        stack: what has been read since the last mark; append adds to it.
-        read: of the file, so many bytes.
-        array_bytes_left: how many bytes more arrays may have.
+        stack: the objects that were read since the last mark.
+        append: the function that adds an object to the stack.
+        read: the function that reads so many bytes of the file.
+        array_bytes_left: the number of bytes that further arrays may have.
     """
 
     stack: list[Any]
@@ -190,11 +191,11 @@ class _Unpickler(pickle._Unpickler):
             "numpy": {"ndarray": NDARRAY, "dtype": _Dtype},
             "_codecs": {"encode": self._encode},
             "builtins": {"set": self._set, "bytes": self._no_bytes},
-            "__builtin__": {"set": self._set, "bytes": self._no_bytes},  # Python 2's
+            "__builtin__": {"set": self._set, "bytes": self._no_bytes},  # as Python 2 calls it
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name, if it is one of the few."""
+        """The stand-in for a name that a pickle asks for; any other name is refused."""
         known = self.names.get(module, {})
         if name not in known:
             raise UserError(
@@ -203,7 +204,7 @@ class _Unpickler(pickle._Unpickler):
         return known[name]
 
     def _fitting(self, shape: Any, dtype: Any, content: Any) -> tuple[tuple[int, ...], np.dtype[Any], bytes]:
-        """Shape, dtype and contents of an array, if they fit each other and the file may hold them."""
+        """Return the shape, dtype and contents of an array, if they fit each other and the bytes that are left."""
         if not isinstance(dtype, _Dtype) or not isinstance(content, (bytes, bytearray)):
             raise UserError("expected an array's dtype and bytes, got others")
         if (
@@ -223,7 +224,7 @@ class _Unpickler(pickle._Unpickler):
         return shape, dtype.numpy, bytes(content)
 
     def _reconstruct(self, kind: Any, shape: Any, typecode: Any) -> _Array:
-        """An empty array that a BUILD will fill."""
+        """Make an empty array, which a BUILD opcode will fill."""
         if kind is not NDARRAY:
             raise UserError(f"expected arrays of NumPy, got {type(kind).__name__}")
         array = np.ndarray.__new__(_Array, (0,), np.int8)
@@ -231,8 +232,8 @@ class _Unpickler(pickle._Unpickler):
         return array
 
     def _frombuffer(self, content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray[Any, Any]:
-        shape, of, content = self._fitting(shape, dtype, content)
-        array = np.frombuffer(content, of).reshape(shape, order="F" if order == "F" else "C")
+        shape, plain, content = self._fitting(shape, dtype, content)
+        array = np.frombuffer(content, plain).reshape(shape, order="F" if order == "F" else "C")
         check_characters(array)
         return array
 
@@ -241,13 +242,13 @@ class _Unpickler(pickle._Unpickler):
         return self._frombuffer(content, dtype, (), "C")[()]
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
-        """How protocol 2 writes bytes."""
+        """Decode bytes as protocol 2 writes them, as latin1 text."""
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             raise UserError(f"expected bytes as latin1 text, got {type(text).__name__} as {str(encoding)[:40]}")
         return codecs.latin_1_encode(text)[0]
 
     def _no_bytes(self) -> bytes:
-        """How protocol 2 writes none."""
+        """Return empty bytes, which protocol 2 writes as a call of bytes."""
         return b""
 
     def _set(self, items: Any = ()) -> set[str]:
@@ -289,7 +290,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _strings(keys: Iterable[Any]) -> list[str]:
-    """Keys whose hashes nobody can choose and which are not nested: others could hang or crash the interpreter."""
+    """Check that keys are strings: keys with chosen hashes or deep nesting could hang or crash the interpreter."""
     keys = list(keys)
     if any(type(key) is not str for key in keys):
         other = next(key for key in keys if type(key) is not str)

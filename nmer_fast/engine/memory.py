@@ -17,7 +17,7 @@ from .. import ops
 from ..config import Config, NMERConfig
 from ..data import FeatureSet
 from ..data.featureset import padded_steps
-from ..data.limits import COPIES, free_memory
+from ..data.memory_limits import COPIES, free_memory
 from ..data.synthetic import DIMS
 from ..errors import UserError
 from ..models import Batch, Targets, make_system

@@ -1,1 +1,1 @@
-"""What prepare does besides converting: a look inside a feature set, and audio features from wavs."""
+"""What `prepare` does beside conversion: it inspects feature sets, draws inspections, and computes audio features."""

@@ -1,8 +1,9 @@
-"""openSMILE's ComParE_2016 descriptors of a folder of wavs, as the file A/comparE.h5 of the MMIN layout.
+"""Audio features: openSMILE's ComParE_2016 descriptors of a folder of wavs, as the MMIN layout's file A/comparE.h5.
 
-65 low-level descriptors and their 65 deltas, 100 a second, are brought to 10 a second as the layout's authors did: by
-`resample_poly(x, 1, 10)`, which takes what is beyond a wav's ends for zeros. What is finished is kept beside the
-output, under the checksum of the wav that it was made of, until the output is whole.
+openSMILE computes 65 low-level descriptors and their 65 deltas, 100 a second. They are brought to 10 a second as the
+layout's authors did, by `resample_poly(x, 1, 10)`, which assumes zeros beyond a wav's ends. The descriptors of each wav
+are kept in a folder beside the output, named by the wav's checksum, until the output is complete, so that the same call
+resumes.
 """
 
 from __future__ import annotations
@@ -37,22 +38,22 @@ if TYPE_CHECKING:
     from ..engine.console import Report
 
 DIM = 130
-DOWN = 10  # descriptors of 100 Hz for one that is kept
-RATES = (8_000, 192_000)  # Hz, of wavs
+DOWN = 10  # the factor of the downsampling from 100 Hz to 10 Hz
+RATES = (8_000, 192_000)  # the lowest and highest sampling rate of a wav, in Hz
 FORMATS = ("WAV", "WAVEX", "RF64", "W64")
-UNKNOWN_SIZE = 2**32 - 1  # of a wav that was written to a pipe
-PART = 2**24  # bytes copied together
+UNKNOWN_SIZE = 2**32 - 1  # the size in the header of a wav that was written to a pipe
+PART = 2**24  # bytes that are copied at a time
 
 
 @dataclass(frozen=True)
 class Task:
-    """A wav to be read.
+    """A wav that is to be read.
 
     Attributes:
-        name: of the utterance: the file's, without its ending.
+        name: the utterance's name, which is the file's without its ending.
         wav: the file.
-        parts: the folder for what is finished.
-        known: the key of what the output holds of this utterance.
+        parts: the folder that keeps finished descriptors.
+        known: the key of the descriptors that the output already holds for this utterance; None: it holds none.
     """
 
     name: str
@@ -63,14 +64,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went.
+    """The result of a task.
 
     Attributes:
-        task: what was to be done.
-        key: the checksum of the wav and of how it was read, by which its descriptors are found.
-        rate: the wav's, in Hz.
-        new: the descriptors were made now.
-        fault: what is wrong with the wav, if anything is; the others are empty then.
+        task: the task.
+        key: the checksum of the wav and of the recipe, under which its descriptors are kept.
+        rate: the wav's sampling rate, in Hz.
+        new: whether the descriptors were computed by this call.
+        fault: the reason why the wav cannot be read; empty if it can. With a fault, the other results are empty.
     """
 
     task: Task
@@ -80,23 +81,23 @@ class Outcome:
     fault: str = ""
 
 
-class BadWav(Exception):  # noqa: N818 (its message is a line of a list)
+class BadWav(Exception):  # noqa: N818 (its message becomes a line of the summary)
     """A wav cannot be read; the message says why."""
 
 
 def extract(wavs: Path, out: Path, *, workers: int | None = None, report: Report) -> None:
-    """Descriptors of all wavs in a folder and the folders in it, into one HDF5 file.
+    """Write the descriptors of all wavs in a folder and its subfolders into one HDF5 file.
 
     Args:
-        wavs: where *.wav are; a file's name without its ending is its utterance's, so no two may share it.
-        out: an .h5: a dataset float32 [T, 130] for each utterance, T a tenth of its frames rounded up. One that is
-            there from an earlier call keeps what it holds; only wavs that are new or have changed are read again.
-        workers: processes; by default one for each core.
-        report: where progress, and at the end the wavs that could not be read, are printed.
+        wavs: the folder of *.wav files. A file's name without its ending is its utterance's name, so all names differ.
+        out: the .h5 file to write, with one dataset float32 [T, 130] for each utterance; T is a tenth of the number of
+            frames, rounded up. A file from an earlier call keeps its content, and only new or changed wavs are read.
+        workers: the number of processes; None: one for each core.
+        report: the console on which progress and, at the end, the refused wavs are printed.
 
     Raises:
-        UserError: one line; nothing of what was finished is lost, and the same call goes on.
-        Stopped: by Ctrl-C or SIGTERM; likewise.
+        UserError: one line. Finished descriptors are kept, and the same call resumes.
+        Stopped: on Ctrl-C or SIGTERM. Finished descriptors are kept, and the same call resumes.
     """
     _check_installed()
     if workers is not None and workers < 1:
@@ -118,7 +119,7 @@ def extract(wavs: Path, out: Path, *, workers: int | None = None, report: Report
         good = {outcome.task.name: outcome.key for outcome in outcomes if not outcome.fault}
         if not good:
             with suppress(OSError):
-                parts.rmdir()  # unless an earlier call has left something in it
+                parts.rmdir()  # it stays if an earlier call left finished descriptors in it
             raise UserError(f"audio-dir: expected wavs, got {len(outcomes)} bad ones, such as {_line(outcomes[0])}")
         bad = {outcome.task.name for outcome in outcomes if outcome.fault}
         keys = {name: key for name, key in known.items() if name not in bad} | good
@@ -140,10 +141,10 @@ def _check_installed() -> None:
 
 
 def find_wavs(folder: Path) -> dict[str, Path]:
-    """Wavs by utterance, in order; hidden files, such as macOS leaves beside others, are left out.
+    """The wavs of a folder by utterance name, in order; hidden files, as macOS writes them beside others, are left out.
 
     Raises:
-        UserError: there are none, or two of a name.
+        UserError: one line, if there are no wavs, or two have the same name.
     """
     if not folder.is_dir():
         raise UserError(f"audio-dir: expected a folder of wavs, got {folder}")
@@ -161,7 +162,7 @@ def find_wavs(folder: Path) -> dict[str, Path]:
 
 
 def _known(out: Path) -> dict[str, str]:
-    """The keys of what an earlier call wrote, by utterance."""
+    """The keys of the descriptors that an earlier call wrote, by utterance."""
     import h5py
 
     if not out.exists():
@@ -191,10 +192,10 @@ def _do(tasks: Sequence[Task], workers: int, report: Report) -> list[Outcome]:
 
 
 def _outcomes(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
-    """In the order in which they are ready.
+    """Yield outcomes in the order in which they are ready.
 
-    A process that dies, of a fault in openSMILE or for want of memory, ends those beside it. What they were at is done
-    again, each wav in a process of its own, and what kills that too is a bad wav.
+    If a process dies, by a fault in openSMILE or for lack of memory, the pool stops. The wavs that were being read are
+    then read again, each in a process of its own; a wav that kills this process too is a bad wav.
     """
     left = deque(tasks)
     while left:
@@ -204,7 +205,7 @@ def _outcomes(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
 
 
 def _in_processes(tasks: deque[Task], workers: int) -> Generator[Outcome, None, list[Task]]:
-    """Take from tasks until all are done or a process dies; then what was under way is returned."""
+    """Do tasks until all are done or a process dies, and return the tasks that were being done when it died."""
     flying: dict[Future[Outcome], Task] = {}
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
@@ -223,7 +224,7 @@ def _in_processes(tasks: deque[Task], workers: int) -> Generator[Outcome, None, 
 
 
 def _begin() -> None:
-    """Of a process: Ctrl-C is for the one that started it, with which it ends."""
+    """Set up a worker: it ignores Ctrl-C, which its parent handles, and it exits when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -236,7 +237,7 @@ def _begin() -> None:
 
 
 def _pack(keys: Mapping[str, str], known: Mapping[str, str], parts: Path, out: Path) -> None:
-    """The finished parts, and what the output holds already, as its next version."""
+    """Write the next version of the output from the finished descriptors and those that the output already holds."""
     import h5py
 
     packed = parts / "packed.h5"
@@ -273,7 +274,7 @@ def _line(outcome: Outcome) -> str:
 
 
 def describe(task: Task) -> Outcome:
-    """Read a wav and keep its descriptors, unless they are there already."""
+    """Read a wav, and compute and keep its descriptors unless they exist already."""
     try:
         content = task.wav.read_bytes()
     except OSError as error:
@@ -293,10 +294,10 @@ def describe(task: Task) -> Outcome:
 
 
 def read_wav(content: bytes) -> tuple[np.ndarray[Any, Any], int]:
-    """The mean of a wav's channels, float32 [samples] in -1 to 1, and its rate in Hz.
+    """The mean of a wav's channels, float32 [samples] from -1 to 1, and the sampling rate in Hz.
 
     Raises:
-        BadWav: it is none, ends before its header says, or holds what openSMILE is not made for.
+        BadWav: the content is no wav, is shorter than its header says, or is not fit for openSMILE.
     """
     import soundfile
 
@@ -319,26 +320,26 @@ def read_wav(content: bytes) -> tuple[np.ndarray[Any, Any], int]:
 
 
 def descriptors(samples: np.ndarray[Any, Any], rate: int) -> np.ndarray[Any, Any]:
-    """float32 [T, 130] at 10 Hz, of samples float32 [n] in -1 to 1.
+    """The descriptors at 10 Hz, float32 [T, 130], of samples float32 [n] from -1 to 1.
 
     Raises:
-        BadWav: too short for more than 10 frames, the number that the layout's authors ask for.
+        BadWav: there are at most 10 frames (the layout's authors require more), or a descriptor is not finite.
     """
     from scipy.signal import resample_poly
 
-    of_frames = frames(samples, rate)
-    if len(of_frames) <= DOWN:
+    fast = frames(samples, rate)
+    if len(fast) <= DOWN:
         raise BadWav(f"expected more than {DOWN} frames, that is 0.15 s, got {len(samples) / rate:.3f} s")
-    if not np.isfinite(of_frames).all():
+    if not np.isfinite(fast).all():
         raise BadWav("expected finite descriptors, got others")
-    return resample_poly(of_frames.astype(np.float64), 1, DOWN).astype(np.float32)
+    return resample_poly(fast.astype(np.float64), 1, DOWN).astype(np.float32)
 
 
 def frames(samples: np.ndarray[Any, Any], rate: int) -> np.ndarray[Any, Any]:
-    """Descriptors of windows of 60 ms (some of 20 ms) every 10 ms, [F, 130]; one row of NaN where not even one fits."""
-    samples = samples.clip(-1, 1 - 2**-15)  # beyond it openSMILE's integers would wrap
+    """The descriptors at 100 Hz, [F, 130], over windows of 60 ms (some 20 ms); one row of NaN if no window fits."""
+    samples = samples.clip(-1, 1 - 2**-15)  # openSMILE's integers would wrap beyond this
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing fits
+        warnings.simplefilter("ignore")  # a warning that no window fits
         return _smile()(samples, rate)[0].T
 
 
@@ -350,13 +351,13 @@ def _smile() -> Any:
 
 
 def columns() -> list[str]:
-    """The descriptors' names, 65 and their deltas."""
+    """The names of the 65 descriptors and of their 65 deltas."""
     return list(_smile().column_names)
 
 
 @cache
 def recipe() -> str:
-    """How descriptors are made; another recipe's are not taken for these."""
+    """How descriptors are computed; it is part of each key, so that those of another recipe are never reused."""
     return f"openSMILE {version('opensmile')}, ComParE_2016 lld;lld_de, resample_poly 1/{DOWN}"
 
 

@@ -1,4 +1,7 @@
-"""What is inside a feature set, and what of it would trouble a training: measured in parts, so in little memory."""
+"""The inspection of a feature set: its content, and what in it would disturb training.
+
+Values are measured in parts of a few megabytes, so a set that is larger than memory can be inspected.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -22,20 +24,20 @@ from ..noise import NoiseSchedule, alpha_bar_of_snr
 
 SNRS = (-10.0, -20.0, -30.0, -40.0)  # dB, the paper's
 BARS = "▁▂▃▄▅▆▇█"
-BINS = 24  # of a histogram of lengths
-EDGE, STEP = CLIP + 2, 0.25  # of the histogram of standardised values, which ends where EDGE is
-SHOWN = 5  # examples of a finding
+BINS = 24  # bins of the printed histogram of lengths
+EDGE, STEP = CLIP + 2, 0.25  # the histogram of standardised values ends at -EDGE and EDGE and has bins of STEP
+SHOWN = 5  # examples that a finding lists
 
 
 @dataclass(frozen=True)
 class Need:
-    """What noise of an SNR asks for.
+    """The noise level that an SNR needs.
 
     Attributes:
-        snr_db: the SNR.
-        alpha_bar: that gives it exactly.
-        steps: the whole T that comes nearest.
-        realised_db: the SNR of that T.
+        snr_db: the SNR, in dB.
+        alpha_bar: the alpha-bar that gives this SNR exactly.
+        steps: the whole T whose SNR is nearest.
+        realised_db: the SNR of that T, in dB.
     """
 
     snr_db: float
@@ -46,20 +48,20 @@ class Need:
 
 @dataclass(frozen=True)
 class Measured:
-    """A modality's values in the train split, and all values by its standardisation.
+    """The values of a modality: statistics of the train split, and all splits standardised by them.
 
     Attributes:
-        moments: of each column in train, as they are stored.
-        raw_variance: of all values in train, as they are stored.
-        variance: of all values in train, standardised and clipped: what an SNR is measured against.
-        needs: by SNR; empty where the variance is 0.
-        outliers: values of all splits beyond 10 standard deviations, which training clips.
-        outlier_columns: in which columns, bool [D].
-        outlier_samples: in which samples, by row.
-        largest: the value furthest from its column's mean, in standard deviations.
-        largest_at: its sample's row, step and column.
-        histogram: how many standardised values lie in each bin of STEP from -EDGE to EDGE, the outermost and all
-            beyond them together, int64.
+        moments: the statistics of each column over the train split, as values are stored.
+        raw_variance: the variance of all train values, as they are stored.
+        variance: the variance of all train values, standardised and clipped, against which an SNR is measured.
+        needs: the noise level that each SNR needs; empty if the variance is 0.
+        outliers: the number of values, in all splits, beyond 10 standard deviations, which training clips.
+        outlier_columns: the columns that hold outliers, bool [D].
+        outlier_samples: the rows of the samples that hold outliers.
+        largest: the distance of the furthest value from its column's mean, in standard deviations.
+        largest_at: the row, step and column of that value.
+        histogram: the number of standardised values in each bin of width STEP from -EDGE to EDGE, int64; the outermost
+            bins also count the values beyond them.
     """
 
     moments: Moments
@@ -75,23 +77,23 @@ class Measured:
 
     @property
     def constant(self) -> list[int]:
-        """Columns that do not vary in train."""
+        """The columns that do not vary in the train split."""
         return self.moments.constant.nonzero()[:, 0].tolist()
 
 
 @dataclass(frozen=True)
 class Modality:
-    """What a modality holds.
+    """The content of one modality.
 
     Attributes:
-        name: its name.
-        dim: D.
-        lengths: steps of each sample, int64 [N].
-        not_finite: values that are NaN, inf and -inf, where there are any.
-        not_finite_samples: in which samples, by row.
-        not_finite_columns: in which columns, bool [D].
-        measured: its values; None where `obstacle` is what keeps them from being measured.
-        obstacle: as said.
+        name: the modality's name.
+        dim: the number of features D of a step.
+        lengths: the number of steps of each sample, int64 [N].
+        not_finite: the counts of "NaN", "inf" and "-inf", each if there are any.
+        not_finite_samples: the rows of the samples that hold values that are not finite.
+        not_finite_columns: the columns that hold them, bool [D].
+        measured: the statistics of the values; None if they cannot be measured.
+        obstacle: the reason why they cannot be measured; empty if they are.
     """
 
     name: str
@@ -106,17 +108,18 @@ class Modality:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is inside a data set; made by `inspect`.
+    """The content of a data set, as `inspect` finds it.
 
     Attributes:
-        name: the set's.
-        sample_names: N names.
-        class_names: by class.
-        folds: for each fold, how many samples of each class each split has, int64 [classes]; "none": in no split.
-        modalities: in order; values are measured on the train split of fold 1.
-        repeated_names: names of several samples, and of how many.
-        equal: rows of samples that are the same in all modalities, two or more in each list.
-        leaks: those of `equal` that lie in different splits of some fold.
+        name: the set's name.
+        sample_names: the names of the N samples.
+        class_names: the name of each class.
+        folds: the number of samples of each class, int64 [classes], by split, for each fold; the split "none" counts
+            samples that are in no split.
+        modalities: the content of each modality, in order; values are measured on the train split of fold 1.
+        repeated_names: the names that several samples share, each with the number of these samples.
+        equal: lists of rows of samples that are equal in all modalities, two or more in each list.
+        leaks: the lists in `equal` whose samples lie in different splits of some fold.
     """
 
     name: str
@@ -129,25 +132,15 @@ class Inspection:
     leaks: list[list[int]]
 
     def print(self, console: Console) -> None:
-        """Tables of samples, lengths, values and noise, and a line for each thing that is unusual."""
+        """Print tables of samples, lengths, values and noise, and a line for each unusual thing."""
         console.print(Text(f"{self.name}: {len(self.sample_names)} samples, {len(self.class_names)} classes"))
         for table in (self._classes(), self._lengths(), self._values(), self._noise()):
             console.print(table)
         for line in self.findings():
             console.print(Text(line))
 
-    def plot(self, path: Path) -> None:
-        """The same as a picture.
-
-        Raises:
-            UserError: it cannot be written, or matplotlib is not installed.
-        """
-        from .picture import draw
-
-        draw(self, path)
-
     def findings(self) -> list[str]:
-        """A line for each thing that is unusual, or one that says that nothing is."""
+        """One line for each unusual thing, or one line that says that there is none."""
         lines = [line for modality in self.modalities for line in self._findings_of(modality)]
         if self.repeated_names:
             found = [f"{name} ({count} times)" for name, count in self.repeated_names.items()]
@@ -239,11 +232,11 @@ class Inspection:
 
 
 def inspect(sets: Sequence[FeatureSet]) -> Inspection:
-    """Look at all of a data set, some megabytes at a time.
+    """Inspect a whole data set, a few megabytes at a time.
 
     Args:
-        sets: its folds, from 1, which share everything but their splits; loaded inside of `data.tolerant` where what
-            training would refuse, NaN or two samples of a name, is to be found instead.
+        sets: the folds of the set, which share everything but their splits. If they were loaded inside `data.tolerant`,
+            NaN, infinity and repeated names, which training refuses, are found and reported.
     """
     data = sets[0]
     repeated = {name: count for name, count in Counter(data.sample_names).items() if count > 1}
@@ -264,7 +257,7 @@ def inspect(sets: Sequence[FeatureSet]) -> Inspection:
 
 
 def _splits(data: FeatureSet) -> Tensor:
-    """Which split each sample is in, by number; -1: in none."""
+    """The number of the split that each sample is in, int64 [N]; -1: none."""
     out = torch.full((len(data),), -1)
     for number, rows in enumerate(data.splits.values()):
         out[rows] = number
@@ -279,7 +272,7 @@ def _balance(data: FeatureSet) -> dict[str, Tensor]:
 
 
 def _equal(data: FeatureSet) -> list[list[int]]:
-    """Samples of the same values, by row; those that have none are no one's equal."""
+    """Lists of rows of samples with equal values; samples without any step are left out."""
     steps, digests = torch.zeros(len(data), dtype=torch.int64), [b""] * len(data)
     for ragged in data.modalities.values():
         steps += ragged.lengths
@@ -308,7 +301,7 @@ def _modality(data: FeatureSet, name: str) -> Modality:
 
 
 def _rows(ragged: Ragged, steps: Tensor) -> Tensor:
-    """Of these steps."""
+    """The row of the sample that each step belongs to."""
     return torch.searchsorted(ragged.offsets, steps, right=True) - 1
 
 
@@ -383,11 +376,11 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(cell) for cell in cells))  # names of other people's may look like markup
+    table.add_row(*(Text(cell) for cell in cells))  # names come from files and may look like markup
 
 
 def _bars(values: Tensor) -> str:
-    """A histogram of whole numbers in one line."""
+    """Format a histogram of whole numbers as one line of bars."""
     low, high = values.min().item(), values.max().item()
     counts = torch.histc(values, min(BINS, int(high - low) + 1), low, high)
     heights = (counts / counts.max() * (len(BARS) - 1)).ceil().long().tolist()
@@ -395,7 +388,7 @@ def _bars(values: Tensor) -> str:
 
 
 def _columns(columns: Sequence[int], dim: int) -> str:
-    """As ranges."""
+    """Format columns as ranges, with their number."""
     ranges: list[list[int]] = []
     for column in columns:
         if ranges and column == ranges[-1][1] + 1:
@@ -407,5 +400,5 @@ def _columns(columns: Sequence[int], dim: int) -> str:
 
 
 def _some(items: Sequence[str], shown: int = SHOWN) -> str:
-    """The first of them."""
+    """Format the first items, and the number of those that are left out."""
     return ", ".join(items[:shown]) + (f" and {len(items) - shown} more" if len(items) > shown else "")

@@ -1,4 +1,4 @@
-"""An inspection as a picture: a row for each modality, and one for what they share."""
+"""The picture of an inspection (inspect.py): a row of plots for each modality, and a row for classes and noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .inspect import EDGE, SNRS, STEP, Inspection, Modality
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; shapes and places say the same.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers and places carry the same information.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 MARKERS = "os^Dvp"
@@ -33,10 +33,10 @@ STYLE: dict[Any, Any] = {
 
 
 def check(path: Path) -> None:
-    """Refuse what no picture can be written to, before there is one.
+    """Check that a picture can be written to this path, before anything is measured.
 
     Raises:
-        UserError: its name ends otherwise than in .png, its folder does not exist, or matplotlib is not installed.
+        UserError: one line, if the name does not end in .png, the folder does not exist, or matplotlib is missing.
     """
     if path.suffix.lower() != ".png" or not path.parent.is_dir():
         raise UserError(f"plot: expected a name that ends in .png, in a folder that exists, got {path}")
@@ -45,10 +45,10 @@ def check(path: Path) -> None:
 
 
 def draw(inspection: Inspection, path: Path) -> None:
-    """Write a PNG.
+    """Draw an inspection and write it as a PNG file.
 
     Raises:
-        UserError: it cannot be written; see `check`.
+        UserError: one line, if `check` refuses the path or the file cannot be written.
     """
     check(path)
     import matplotlib
@@ -79,7 +79,7 @@ def _title(inspection: Inspection) -> str:
 
 
 def _lengths(ax: Axes, modality: Modality) -> None:
-    """How many samples have how many steps; whole numbers, so a bin holds one or more of them."""
+    """Plot the histogram of the number of steps; the bins have whole widths, since lengths are whole numbers."""
     lengths = modality.lengths.numpy()
     low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = max(1, -(-(high - low + 1) // 40))
@@ -94,7 +94,7 @@ def _lengths(ax: Axes, modality: Modality) -> None:
 
 
 def _values(ax: Axes, modality: Modality) -> None:
-    """The distribution of standardised values, beside the normal one, and what training clips."""
+    """Plot the density of the standardised values beside the normal density, and mark the range that training clips."""
     ax.set_title(f"{modality.name}: standardised values, {modality.dim}-d")
     if not (measured := modality.measured):
         return _obstacle(ax, modality)
@@ -117,7 +117,7 @@ def _values(ax: Axes, modality: Modality) -> None:
 
 
 def _columns(ax: Axes, modality: Modality) -> None:
-    """Each column's standard deviation as it is stored; those that are constant below."""
+    """Plot the standard deviation of each column as it is stored; constant columns are crosses at the bottom."""
     ax.set_title(f"{modality.name}: columns as they are stored")
     if not (measured := modality.measured):
         return _obstacle(ax, modality)
@@ -137,7 +137,7 @@ def _columns(ax: Axes, modality: Modality) -> None:
 
 
 def _log_scale(ax: Axes, low: float, high: float) -> None:
-    """Of y, its numbers written out: mathematical text is off, for names may hold a dollar sign."""
+    """Make the y axis logarithmic, with plain numbers: mathematical text is off, since names may hold a dollar sign."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set(yscale="log", ylim=(low, high))
@@ -147,14 +147,14 @@ def _log_scale(ax: Axes, low: float, high: float) -> None:
 
 
 def _obstacle(ax: Axes, modality: Modality) -> None:
-    """Instead of values that are not measured."""
+    """Write, in place of a plot, why the values are not measured."""
     text = ", ".join(f"{count:,} {what}" for what, count in modality.not_finite.items()) or modality.obstacle
     ax.text(0.5, 0.5, f"not measured:\n{text}", ha="center", va="center", transform=ax.transAxes, color=RED)
     ax.set(xticks=[], yticks=[])
 
 
 def _classes(ax: Axes, inspection: Inspection) -> None:
-    """Shares of the classes in each split; the numbers above."""
+    """Plot the share of each class in each split, with the number of samples above the bar."""
     fold = inspection.folds[0]
     width, place = 0.84 / len(fold), np.arange(len(inspection.class_names))
     for i, (split, counts) in enumerate(fold.items()):
@@ -174,14 +174,14 @@ def _classes(ax: Axes, inspection: Inspection) -> None:
 
 
 def _noise(ax: Axes, inspection: Inspection) -> None:
-    """The whole T that an SNR takes, by modality; the alpha-bar, where there is room for it."""
+    """Plot the whole T nearest to each SNR, by modality; with up to three modalities, write the alpha-bar below it."""
     measured = [(m.name, m.measured) for m in inspection.modalities if m.measured and m.measured.needs]
     has_room = len(measured) <= 3
     ax.set_title("noise: the nearest whole T" + ", and the exact alpha-bar below it" * has_room)
     for i, (name, values) in enumerate(measured):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         steps = [need.steps for need in values.needs]
-        # Modalities lie near each other: they are set side by side, and so told apart.
+        # Modalities need nearly the same T, so they are drawn side by side.
         x = np.arange(len(SNRS)) + 0.8 * ((i + 0.5) / len(measured) - 0.5)
         ax.plot(x, steps, marker, color=colour, label=f"{name} (variance {values.variance:.3f})", markersize=6)
         ax.vlines(x, 0, steps, color=colour, linewidth=1.5, alpha=0.5)

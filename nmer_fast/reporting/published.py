@@ -14,7 +14,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..data import FeatureSet
-from ..data.loaded import TABLE_1
+from ..data.published_sizes import TABLE_1
 
 SYSTEMS = {
     "men": "MEN",

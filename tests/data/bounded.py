@@ -6,7 +6,7 @@ import sys
 LOADER = """
 import resource, sys
 from pathlib import Path
-from nmer_fast.data.sources import load
+from nmer_fast.data import load
 from nmer_fast.errors import UserError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000,) * 2)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from nmer_fast.data import hdf5, limits, load, load_npz
+from nmer_fast.data import hdf5, load, load_npz, memory_limits
 from nmer_fast.errors import UserError
 
 from . import writers
@@ -241,7 +241,7 @@ def pickled(folder):
 
 
 def test_archives(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "free_memory", lambda: 100_000_000)
+    monkeypatch.setattr(memory_limits, "free_memory", lambda: 100_000_000)
     for make, message in (
         (bomb, "memory: .*bomb.npz: its arrays would take about 0.1 GiB; 0.1 GiB are free"),
         (liar, "liar.npz: expected an .npz of plain arrays .no objects., got: "),

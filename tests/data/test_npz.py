@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmer_fast.data import limits, load_npz
+from nmer_fast.data import load_npz, memory_limits
 from nmer_fast.errors import UserError
 
 N = 6
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_fit_is_refused(tmp_path, monkeypatch):
     """By the sizes that it says its arrays have, before any of them is read."""
     path = tmp_path / "large.npz"
     np.savez_compressed(path, **arrays(words=np.zeros((N, 1_000_000), dtype=np.float32)))
-    monkeypatch.setattr(limits, "free_memory", lambda: 71_000_000)
+    monkeypatch.setattr(memory_limits, "free_memory", lambda: 71_000_000)
     with pytest.raises(UserError, match=r"^memory: .*large.npz: its arrays would take about 0.1 GiB; 0.1 GiB are free"):
         load_npz(path)
 

@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nmer_fast.config import NMERConfig
-from nmer_fast.data import Ragged, limits
+from nmer_fast.data import Ragged, memory_limits
 from nmer_fast.engine import memory, saving, trainer
 from nmer_fast.engine.log import Log
 from nmer_fast.errors import UserError
@@ -111,7 +111,7 @@ def test_long_sequences_that_cannot_fit_are_refused():
 
 
 def test_free_memory_is_no_more_than_a_containers_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory_limits, "CGROUP", tmp_path)
     unlimited = memory.free_bytes(CPU)
     (tmp_path / "memory.current").write_text("3000\n")
     (tmp_path / "memory.max").write_text("10000\n")

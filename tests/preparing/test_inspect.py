@@ -256,7 +256,7 @@ def test_what_keeps_values_from_being_measured(changes, obstacle, finding, tmp_p
     assert found.modalities[0].obstacle == obstacle
     assert any(line.startswith(f"audio: {finding}") for line in found.findings())
     assert "audio" in printed(found)
-    found.plot(tmp_path / "x.png")
+    picture.draw(found, tmp_path / "x.png")
 
 
 # ---------------------------------------------------------------- how it is measured
@@ -334,7 +334,7 @@ def test_names_of_other_peoples_are_printed_as_they_are(tmp_path):
     text = printed(found)
     for name in ("[red]x", "[/]", "$5_{a", "[b]x (2 times)", "text[/]$x"):
         assert name in text
-    found.plot(tmp_path / "x.png")
+    picture.draw(found, tmp_path / "x.png")
 
 
 def axes_of(found, path, monkeypatch):
@@ -348,7 +348,7 @@ def axes_of(found, path, monkeypatch):
         save(self, *arguments, **others)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    found.plot(path)
+    picture.draw(found, path)
     return {ax.get_title(loc="left"): ax for ax in figures[0].axes}
 
 
@@ -401,9 +401,9 @@ def test_a_picture_does_not_read_the_users_style(tmp_path):
     import matplotlib
 
     found = inspected(tmp_path)
-    found.plot(tmp_path / "x.png")
+    picture.draw(found, tmp_path / "x.png")
     with matplotlib.rc_context({"figure.facecolor": "black", "lines.markersize": 50, "axes.facecolor": "red"}):
-        found.plot(tmp_path / "y.png")
+        picture.draw(found, tmp_path / "y.png")
         assert matplotlib.rcParams["lines.markersize"] == 50
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
 
@@ -417,10 +417,10 @@ def test_a_picture_that_cannot_be_is_one_line(tmp_path, monkeypatch):
         ("folder.png", r"^plot: expected a file that can be written, got .*folder.png: Is a directory$"),
     ):
         with pytest.raises(UserError, match=message):
-            found.plot(tmp_path / name)
+            picture.draw(found, tmp_path / name)
     monkeypatch.setattr(picture, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"^plot: expected matplotlib, which is not installed: pip install 'nmer_fast\[report\]'$"
     ):
-        found.plot(tmp_path / "x.png")
+        picture.draw(found, tmp_path / "x.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "mine.npz"]

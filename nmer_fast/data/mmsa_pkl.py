@@ -1,35 +1,40 @@
-"""MMSA's pickles (aligned_50.pkl, unaligned_50.pkl).
+"""The format mmsa-pkl: MMSA's pickles of CMU-MOSEI, CMU-MOSI and CH-SIMS (aligned_50.pkl, unaligned_50.pkl).
 
-By split: text [N, L, 768], audio and vision [N, T, D], regression_labels [N], id ("video$_$clip"), text_bert [N, 3, L],
-whose second row is the mask of real tokens, and, where modalities are not aligned, audio_lengths and vision_lengths
-[N]. Padded on the right.
+Each split holds text [N, L, 768], audio and vision [N, T, D], regression_labels [N], id ("video$_$clip") and text_bert
+[N, 3, L], whose second row is the mask of real tokens. If modalities are not aligned it also holds audio_lengths and
+vision_lengths [N]. Padding is on the right.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .loaded import Loaded
-from .sentiment import MODALITIES, Utterances, cut, features_of, last_steps, names_of, parts, scores
+from .cmu_pickles import cut, features_of, last_steps, names_of, parts, scores, train_part
+from .formats import Format, Loaded, Source
+from .scored_utterances import MODALITIES, ScoredUtterances
 
 
-def from_mmsa(path: Path, content: Any, rule: str) -> Loaded:
-    """Read what a pickle of this path holds; see the module.
+def looks_like(source: Source) -> bool:
+    """Whether it is a pickle with a train split that has MMSA's key regression_labels."""
+    return "regression_labels" in (train_part(source) or {})
+
+
+def read(source: Source) -> Loaded:
+    """Read a pickle.
 
     Raises:
         UserError: one line that names the file and what was expected.
     """
-    out = Utterances(path, "MMSA", minus_infinity=("a",), nan=True)
-    for split, part in parts(path, content).items():
-        _add(out, f"{path}: {split}", split, part)
-    return out.loaded(rule)
+    out = ScoredUtterances(source, "MMSA", minus_infinity=("a",), nan=True)
+    for split, part in parts(source.path, source.pickle).items():
+        _add(out, f"{source.path}: {split}", split, part)
+    return out.loaded()
 
 
-def _add(out: Utterances, where: str, split: str, part: dict[str, Any]) -> None:
+def _add(out: ScoredUtterances, where: str, split: str, part: dict[str, Any]) -> None:
     features = features_of(where, part)
     n = len(features["l"])
     lengths = {"l": _tokens(where, part.get("text_bert"), features["l"])}
@@ -54,7 +59,7 @@ def _add(out: Utterances, where: str, split: str, part: dict[str, Any]) -> None:
 
 
 def _tokens(where: str, value: Any, text: np.ndarray) -> np.ndarray:
-    """Lengths of text: the mask's ones; up to the last token that is not all zero where there is no mask."""
+    """The lengths of the texts [N]: the ones of the mask, or, without a mask, the steps up to the last nonzero one."""
     if value is None:
         return last_steps(text)
     n, steps = text.shape[:2]
@@ -76,3 +81,6 @@ def _lengths(where: str, value: Any, features: np.ndarray) -> np.ndarray:
     if not 0 <= array.min() <= array.max() <= steps:
         raise UserError(f"{where}: expected 0 to {steps}, got {array.min()} to {array.max()}")
     return array.reshape(n)
+
+
+MMSA_PKL = Format(looks_like, read, has_scores=True)

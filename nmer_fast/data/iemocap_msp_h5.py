@@ -1,18 +1,21 @@
-"""IEMOCAP and MSP-IMPROV as MMIN, IF-MMIN and NMER read them: a folder of HDF5 files and label arrays.
+"""The formats iemocap-h5 and msp-h5: IEMOCAP and MSP-IMPROV as MMIN, IF-MMIN and NMER store them.
+
+A source is a folder of HDF5 files (.h5), which hold the features, and of NumPy arrays (.npy), which hold the labels:
 
 ```
-A/comparE.h5 (or comparE_raw.h5)   a dataset for each utterance, [T, 130]
-V/denseface.h5                     [T, 342]
-L/bert_large.h5                    [T, 1024]
-A/comparE_mean_std.h5              of IEMOCAP, if it is there: groups "1" to "10", mean and std [130]
-target/{fold}/{trn,val,tst}_label.npy      IEMOCAP [N, 4], one-hot; MSP-IMPROV [N], integers
-target/{fold}/{trn,val,tst}_int2name.npy   names: IEMOCAP bytes [N, 1] or more columns, MSP-IMPROV strings [N]
+A/comparE.h5 (or comparE_raw.h5)   one dataset for each utterance, [T, 130]
+V/denseface.h5                     likewise, [T, 342]
+L/bert_large.h5                    likewise, [T, 1024]
+A/comparE_mean_std.h5              optional, IEMOCAP only: groups "1" to "10", each with mean and std [130]
+target/{fold}/{trn,val,tst}_label.npy      IEMOCAP: one-hot [N, 4]; MSP-IMPROV: integers [N]
+target/{fold}/{trn,val,tst}_int2name.npy   utterance names; IEMOCAP: bytes [N, 1 or more]; MSP-IMPROV: strings [N]
 ```
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +24,27 @@ import torch
 from ..errors import UserError
 from . import hdf5
 from .featureset import FeatureSet, Ragged
-from .loaded import TABLE_1, Findings, Loaded, Pieces, Splits, compare
+from .formats import Findings, Format, Loaded, Source, Splits
 from .npy import load_npy
+from .published_sizes import TABLE_1, compare_with_table_1
+from .ragged_builder import RaggedBuilder
 
 FILES = {"a": ("A/comparE.h5", "A/comparE_raw.h5"), "v": ("V/denseface.h5",), "l": ("L/bert_large.h5",)}
 MEAN_STD = "A/comparE_mean_std.h5"
 SETS = {"train": "trn", "val": "val", "test": "tst"}
-CLASSES = list(TABLE_1["IEMOCAP"].classes)  # their order appears in a plotting helper alone, so counts decide
-TOLERANCE = 1e-3  # standard deviations; float32 rounding stays far below
+# A plotting script implies this order and no file of IEMOCAP states one, so the published counts decide.
+CLASSES = list(TABLE_1["IEMOCAP"].classes)
+TOLERANCE = 1e-3  # standard deviations, far above what float32 rounding makes
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What differs between the two.
+    """The differences between the two data sets.
 
     Attributes:
-        name: for people.
-        folds: of the cross-validation.
-        one_hot: whether labels are.
+        name: the data set's name in messages and in Table 1.
+        folds: the number of folds of the published cross-validation.
+        one_hot: whether labels are one-hot rows; otherwise they are integers.
     """
 
     name: str
@@ -50,30 +56,19 @@ IEMOCAP = Corpus("IEMOCAP", 10, one_hot=True)
 MSP = Corpus("MSP-IMPROV", 12, one_hot=False)
 
 
-def is_msp(folder: Path) -> bool:
-    """Which of the two a folder holds, by the labels of its first fold."""
-    return load_npy(folder / "target" / "1" / "trn_label.npy").ndim == 1
+def looks_like(source: Source, corpus: Corpus) -> bool:
+    """Whether a folder holds this data set, told from the labels of its first fold."""
+    target = source.path / "target"
+    return target.is_dir() and (load_npy(target / "1" / "trn_label.npy").ndim != 1) == corpus.one_hot
 
 
-def load_iemocap(folder: Path) -> Loaded:
-    """Read IEMOCAP; see the module.
-
-    Raises:
-        UserError: one line that names the file and what was expected.
-    """
-    return _load(folder, IEMOCAP)
-
-
-def load_msp(folder: Path) -> Loaded:
-    """Read MSP-IMPROV; see the module.
+def read(source: Source, corpus: Corpus) -> Loaded:
+    """Read a folder in the layout that the module's docstring shows.
 
     Raises:
         UserError: one line that names the file and what was expected.
     """
-    return _load(folder, MSP)
-
-
-def _load(folder: Path, corpus: Corpus) -> Loaded:
+    folder = source.path
     findings, rows, labels = Findings(), dict[str, int](), list[int]()
     numbers = _fold_numbers(folder, corpus, findings)
     folds = [_fold(folder / "target" / str(k), corpus, rows, labels) for k in numbers]
@@ -92,10 +87,12 @@ def _load(folder: Path, corpus: Corpus) -> Loaded:
         class_names=_class_names(labels, corpus, findings),
         splits=folds[0],
         sample_names=names,
-        groups=torch.full((len(names),), -1),  # a turn's number counts one speaker's turns, so its place is unknown
+        groups=torch.full(
+            (len(names),), -1
+        ),  # a name numbers the turns of one speaker alone, so the order in the dialogue is unknown
         positions=torch.arange(len(names)),
     )
-    compare(data, folds, corpus.name, findings)
+    compare_with_table_1(data, folds, corpus.name, findings)
     return Loaded(data, folds, findings)
 
 
@@ -109,7 +106,7 @@ def _fold_numbers(folder: Path, corpus: Corpus, findings: Findings) -> list[int]
 
 
 def _fold(target: Path, corpus: Corpus, rows: dict[str, int], labels: list[int]) -> Splits:
-    """The splits of one fold; samples that no fold before has named are appended to rows and labels."""
+    """Return the splits of one fold, and append samples that no earlier fold named to rows and labels."""
     splits, seen = Splits(), set[str]()
     for split, short in SETS.items():
         names = _names(target / f"{short}_int2name.npy")
@@ -157,23 +154,23 @@ def _features(reader: hdf5.Reader, folder: Path, modality: str, names: list[str]
     paths = [folder / file for file in FILES[modality]]
     path = next((p for p in paths if p.exists()), paths[0])
     reader.open(path)
-    pieces = Pieces(str(path))
+    builder = RaggedBuilder(str(path))
     lengths, zeros = [], 0
     for name, values in zip(names, reader.read(names), strict=True):
         if values.ndim != 2 or len(values) == 0:
             raise UserError(f"{path}: {name}: expected features [T, D], got {list(values.shape)}")
-        pieces.add(values)
+        builder.add(values)
         lengths.append(len(values))
         zeros += len(values) - int(np.flatnonzero((values != 0).any(1)).max(initial=-1)) - 1
     shortest, longest = min(lengths), max(lengths)
     steps = f"{longest} steps each" if shortest == longest else f"{shortest} to {longest} steps"
     kept = f"; {100 * zeros / sum(lengths):.1f} % of them are zero to the end, and kept" if zeros else ""
-    findings.say(f"{modality} of {path.name}: {pieces.dim}-d, {steps}{kept}")
-    return pieces.ragged()
+    findings.say(f"{modality} of {path.name}: {builder.dim}-d, {steps}{kept}")
+    return builder.ragged()
 
 
 def _class_names(labels: list[int], corpus: Corpus, findings: Findings) -> list[str]:
-    """By the published counts, where they are this source's; else an order that is said to be unproven."""
+    """Name IEMOCAP's classes by the published counts if they are this source's; else assume an order and warn."""
     counts = np.bincount(labels).tolist()
     if corpus is MSP:
         findings.say("classes go by their numbers: the source does not name them")
@@ -190,15 +187,15 @@ def _class_names(labels: list[int], corpus: Corpus, findings: Findings) -> list[
 def _compare_mean_std(
     reader: hdf5.Reader, path: Path, ragged: Ragged, numbers: list[int], folds: list[Splits], findings: Findings
 ) -> None:
-    """Compare the file's statistics with those of each fold's train split, which are the ones that are used.
+    """Compare the file's mean and std with those of each fold's train split.
 
-    Features are standardised by the train split in any case, so that a file of other statistics changes nothing; it
-    shows that it was made of another division, or of other features.
+    Features are always standardised by the train split, so the file changes nothing. A difference shows that the file
+    was computed from another division or from other features.
     """
     reader.open(path)
     centre = ragged.stored.double().mean(0)
     steps = ragged.stored.double().sub_(centre)
-    sums, squares = (_by_sample(of, ragged) for of in (steps, steps.square()))
+    sums, squares = (_by_sample(values, ragged) for values in (steps, steps.square()))
     furthest = 0.0
     for number, splits in zip(numbers, folds, strict=True):
         train = splits["train"]
@@ -220,6 +217,10 @@ def _compare_mean_std(
 
 
 def _by_sample(values: torch.Tensor, ragged: Ragged) -> torch.Tensor:
-    """Sums over each sample's steps."""
+    """The sum of the values over each sample's steps, [N, D]."""
     owner = torch.arange(len(ragged)).repeat_interleave(ragged.lengths)
     return torch.zeros(len(ragged), ragged.dim, dtype=values.dtype).index_add_(0, owner, values)
+
+
+IEMOCAP_H5 = Format(partial(looks_like, corpus=IEMOCAP), partial(read, corpus=IEMOCAP), is_folder=True)
+MSP_H5 = Format(partial(looks_like, corpus=MSP), partial(read, corpus=MSP), is_folder=True)

@@ -1,7 +1,8 @@
-"""The program that reads HDF5 files for `hdf5.Reader`, in a process of its own, under limits: run by it alone.
+"""The program of the child process in which `hdf5.Reader` reads HDF5 files; nothing else runs or imports it.
 
-It answers each line of JSON on stdin with one on stdout: {"open": path, "seconds": n}; {"list": group}; and {"read":
-[names]}, whose answer is a line and the bytes for each name. What is wrong is {"error": reason}.
+Each request is a line of JSON on stdin, and its answer is a line of JSON on stdout. The requests are {"open": path,
+"seconds": n}, {"list": group} and {"read": [names]}; the last is answered for each name by a line with dtype and shape,
+followed by the array's bytes. The answer to a request that fails is {"error": reason}.
 """
 
 import contextlib
@@ -14,18 +15,18 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-MARGIN = 2**31  # of address space, for Python and its libraries
-LARGEST_CHUNK = 2**28  # bytes; h5py's own choice is at most 1 MiB
+MARGIN = 2**31  # bytes of address space for Python and its libraries
+LARGEST_CHUNK = 2**28  # bytes; h5py itself chooses chunks of at most 1 MiB
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-PART = 2**22  # bytes written together
+PART = 2**22  # bytes that are written at a time
 
 
-class Refused(Exception):  # noqa: N818 (an answer)
-    """What the file holds is not read."""
+class Refused(Exception):  # noqa: N818 (its message is sent as an answer)
+    """The file holds something that is not read; the message says what."""
 
 
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     largest, out, file = int(sys.argv[1]), sys.stdout.buffer, None
     limit(resource.RLIMIT_AS, largest + MARGIN)
     limit(resource.RLIMIT_CORE, 0)
@@ -46,19 +47,19 @@ def main() -> None:
                     send(out, array(found(file, name), largest))
         except Refused as reason:
             answer(out, {"error": str(reason)})
-        except Exception as error:  # of a damaged file anything may come
+        except Exception as error:  # a damaged file may make h5py raise anything
             answer(out, {"error": str(error).partition("\n")[0] or type(error).__name__})
 
 
 def limit(what: int, value: int) -> None:
-    """Set a soft limit, where the system has it."""
+    """Set a soft limit of this process, if the system supports it."""
     hard = resource.getrlimit(what)[1]
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def found(file: Any, name: str) -> Any:
-    """What has this name, by links that stay in the file."""
+    """The group or dataset of this name, reached by links that stay in the file."""
     place = file
     for part in filter(None, name.split("/")):
         if not isinstance(place, h5py.Group):
@@ -74,14 +75,14 @@ def found(file: Any, name: str) -> Any:
 
 
 def members(group: Any) -> list[str]:
-    """Their names."""
+    """The names in a group."""
     if not isinstance(group, h5py.Group):
         raise Refused("expected a group, got a dataset")
     return [name.decode() for name in group.id]
 
 
 def array(dataset: Any, largest: int) -> np.ndarray[Any, Any]:
-    """A dataset's numbers, once its header is known to promise what the file holds."""
+    """Read a dataset of numbers, after checking that the file really holds as much as its header promises."""
     if not isinstance(dataset, h5py.Dataset):
         raise Refused("expected an array, got a group")
     name, shape, dtype, about = dataset.name, dataset.shape, dataset.dtype, dataset.id.get_create_plist()
@@ -112,13 +113,13 @@ def array(dataset: Any, largest: int) -> np.ndarray[Any, Any]:
 
 
 def answer(out: BinaryIO, content: dict[str, Any]) -> None:
-    """A line of JSON."""
+    """Write a line of JSON."""
     out.write(json.dumps(content).encode() + b"\n")
     out.flush()
 
 
 def send(out: BinaryIO, values: np.ndarray[Any, Any]) -> None:
-    """An array: a line and its bytes."""
+    """Write an array: a line with its dtype and shape, then its bytes."""
     out.write(json.dumps({"dtype": values.dtype.str, "shape": values.shape}).encode() + b"\n")
     if values.size:
         content = values.reshape(-1).view(np.uint8).data

@@ -1,15 +1,14 @@
-"""Sources of other people's: what their scripts write is what is loaded, from every format, to the value."""
+"""What a data set's own scripts write is loaded to the value, from every format."""
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from nmer_fast.config import DataConfig, Format
-from nmer_fast.data import load, load_folds, loaded, read_store, write_store
-from nmer_fast.data.loaded import Published
-from nmer_fast.data.sources import FORMATS
+from nmer_fast.data import Format, load, load_folds, published_sizes, read_store, write_store
+from nmer_fast.data.published_sizes import Published
 from nmer_fast.errors import UserError
+from nmer_fast.registry import FORMATS
 
 from . import writers
 from .test_npz import saved
@@ -39,9 +38,9 @@ def with_videos(data, video="train-video0"):
     return sorted(rows, key=lambda i: int(data.positions[i]))
 
 
-def test_formats_are_the_configs():
-    assert Format.__args__ == FORMATS
-    assert DataConfig(source="x").binarise == "ge0"
+def test_every_registered_format_is_one():
+    assert list(FORMATS.own) == ["iemocap-h5", "msp-h5", "multibench-pkl", "mult-pkl", "mmsa-pkl", "csd", "npz"]
+    assert all(isinstance(FORMATS.load(name), Format) for name in FORMATS.own)
 
 
 # ---------------------------------------------------------------- pickles
@@ -219,7 +218,7 @@ def test_sizes_are_compared_with_table_1(tmp_path, monkeypatch):
     sizes = Published(
         {"negative": counted.count(False), "positive": counted.count(True)}, {"train": 8, "test": 5}, ("train", "test")
     )
-    monkeypatch.setitem(loaded.TABLE_1, "CMU-MOSEI", sizes)
+    monkeypatch.setitem(published_sizes.TABLE_1, "CMU-MOSEI", sizes)
     _, findings = load(path)
     assert not findings.warnings
     assert "splits as in the paper's Table 1, CMU-MOSEI" in findings.lines
@@ -334,7 +333,7 @@ def test_iemocaps_classes_are_named_by_their_counts(tmp_path, monkeypatch):
     """Table 1's counts, in whatever order; where the counts are others, the order is said to be unproven."""
     _, labels, _, _ = writers.write_mmin(tmp_path / "x", n=22)  # 6, 6, 5, 5 are no names: made four different counts
     sizes = Published({"happy": 5, "angry": 6, "sad": 4, "neutral": 7}, {"train": 11, "test": 6})
-    monkeypatch.setitem(loaded.TABLE_1, "IEMOCAP", sizes)
+    monkeypatch.setitem(published_sizes.TABLE_1, "IEMOCAP", sizes)
     data, findings = load(tmp_path / "x")
     assert data.class_names == ["happy", "angry", "sad", "neutral"]
     assert any("in this order, which their counts do not confirm" in line for line in findings.warnings)
@@ -433,7 +432,10 @@ def test_every_source_becomes_a_store_of_the_same_bits(tmp_path):
         (lambda p: p.mkdir(), {}, "expected a folder with A/, V/, L/ and target/, or one of .csd files, got neither"),
         (lambda p: p.mkdir(), {"format": "npz"}, "expected a file for the format npz, got a folder"),
         (lambda p: p.touch(), {"format": "csd"}, "expected a folder for the format csd, got none"),
-        (lambda p: p.touch(), {"format": "xml"}, "format: expected one of auto, iemocap-h5, msp-h5, multibench-pkl"),
+        (lambda p: p.touch(), {"format": "xml"}, "format: expected one of auto, iemocap-h5, msp-h5, multibench-pkl, mult-pkl, mmsa-pkl, csd, npz, or package.module:attribute, got 'xml'"),
+        (lambda p: p.touch(), {"format": "no_such_package:X"}, "format: expected no_such_package:X to be importable, got: No module named 'no_such_package'"),
+        (lambda p: p.touch(), {"format": "json:loads"}, "format: expected json:loads to be an nmer_fast.data.Format, got a function"),
+        (lambda p: p.touch(), {"binarise": "gt0"}, "binarise: expected with a source of scores alone, got gt0 beside"),
     ],
 )  # fmt: skip
 def test_what_is_no_source(make, options, message, tmp_path):
