@@ -6,6 +6,7 @@ import importlib
 
 from nmer_fast.config import PRESETS, Config, NoiseConfig, TrainingConfig, override
 from nmer_fast.config import NMERConfig as ModelConfig
+from nmer_fast.data.featureset import padded_steps
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.console import Report
 from nmer_fast.engine.distributed import Ranks, join
@@ -45,6 +46,7 @@ __all__ = [
     "make_scheduler",
     "noisy_step",
     "override",
+    "padded_steps",
     "revision",
     "score",
     "synthetic_module",

@@ -17,7 +17,7 @@ def features(
     dims: Mapping[str, int],
     lengths: Mapping[str, Tensor],
     train: int,
-    values: Callable[[int, int], Tensor] = lambda steps, dim: torch.randn(steps, dim),
+    values: Callable[[int, int], Tensor] = torch.randn,
 ) -> FeatureSet:
     """Features of these lengths by modality; the first rows are the train split, the others test.
 

@@ -29,7 +29,7 @@ BRIEF_S = 0.2  # a call that is short enough to be made once more before it is t
 OURS, COMPILED, ONE, BASELINE = "ours", "ours, one token, compiled", "ours, one token", "baseline"
 RIVAL, LINE = "#E69F00", "#999999"
 COLOURS = {OURS: "#0072B2", COMPILED: "#56B4E9", ONE: "#009E73", "copy": "#999999"}  # everybody else is a rival
-WITHIN, BEYOND = "#0072B2", "#D55E00"  # a limit that is kept, and one that is exceeded
+WITHIN, BEYOND, GATE = "#0072B2", "#D55E00", "black"  # a limit that is kept, one that is exceeded, a gate
 
 
 # ---------------------------------------------------------------- time
@@ -107,10 +107,11 @@ def answer(command: Sequence[str], **environment: str) -> Any:
 # ---------------------------------------------------------------- the command line and the files
 
 
-def parser(description: str | None, quick: str) -> argparse.ArgumentParser:
-    """A bench's options: its docstring as --help, and --quick, which takes small sizes and writes to build/bench."""
+def parser(description: str | None, quick: str | None = None) -> argparse.ArgumentParser:
+    """A bench's options: its docstring as --help, and --quick, which is the glance that `quick` describes."""
     out = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--quick", action="store_true", help=f"a glance, written to build/bench: {quick}")
+    if quick:
+        out.add_argument("--quick", action="store_true", help=f"take a glance: {quick}")
     return out
 
 

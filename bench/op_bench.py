@@ -106,7 +106,7 @@ def replayed(call: Callable[[], Any]) -> Callable[[], Any]:
 
 def run(name: str, make_rows: Callable[[bool], list[Row]], title: str, description: str | None) -> None:
     """The whole bench: a process for each regime and number of threads, then table, CSV and picture."""
-    parser = measure.parser(description, "small sizes, five repeats")
+    parser = measure.parser(description, "small sizes and five repeats, written to build/bench")
     parser.add_argument("--nvtx", action="store_true", help="mark each row as an NVTX range, for Nsight Systems")
     parser.add_argument("--measure", metavar="REGIME", help=argparse.SUPPRESS)  # a process that only measures
     options = parser.parse_args()

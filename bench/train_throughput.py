@@ -62,7 +62,7 @@ def measured(plan: Plan) -> list[Figure]:
 
 def main() -> None:
     """The whole bench, or the memory of one system."""
-    parser = measure.parser(__doc__, "small sizes, few repeats, nothing compiled")
+    parser = measure.parser(__doc__, "small sizes, few repeats, nothing compiled, written to build/bench")
     parser.add_argument(
         "--memory", choices=(OURS, BASELINE),
         help="only train one system and print its bytes as JSON: resident after each epoch, resident after freed "

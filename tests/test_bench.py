@@ -2,6 +2,8 @@
 
 import csv
 import importlib
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,3 +69,9 @@ def test_percentiles():
     assert measure.percentiles([3.0]) == (3.0, 3.0, 3.0)
     assert measure.percentiles([4.0, 2.0]) == pytest.approx((2.4, 3.0, 3.6))  # never beyond what was measured
     assert measure.percentiles([float(n) for n in range(11)]) == (2, 5, 8)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCH.glob("*.py") if "__main__" in path.read_text()))
+def test_help_says_what_is_measured_and_how_long_it_takes(name):
+    done = subprocess.run([sys.executable, BENCH / name, "--help"], capture_output=True, text=True, check=True)
+    assert re.search(r"\bTakes\b.* (s|minutes?|hours?)\b", " ".join(done.stdout.split()))
