@@ -104,4 +104,4 @@ def _line(ax: Any, figures: list[Figure], what: str) -> None:
     ax.plot(x, [slope * n + intercept for n in x], color=LINE)
     if what == "utterances":
         ax.set(xscale="log", yscale="log")
-    ax.set_title(f"small shapes: s an epoch against {what}; residuals to {residual:.1%}", fontsize=9)
+    ax.set_title(f"small shapes: s an epoch against {what}\nresiduals to {residual:.1%}", fontsize=9)
