@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from library import HIDDEN, TEXT, Classifier, ModelConfig
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from nmer_fast.config import NMERConfig
 from nmer_fast.data import FeatureSet
-from nmer_fast.models.encoders import HIDDEN, TEXT, Classifier
 from nmer_fast.noise import Conditions
 
 Features = dict[str, Tensor]
@@ -53,7 +52,7 @@ class TextCNN(nn.Module):
 class Encoders(nn.Module):
     """A specific and an invariant encoder of each modality, and the network behind the invariant ones."""
 
-    def __init__(self, dims: Mapping[str, int], config: NMERConfig) -> None:
+    def __init__(self, dims: Mapping[str, int], config: ModelConfig) -> None:
         super().__init__()
 
         def encoder(name: str, dim: int) -> nn.Module:
@@ -73,7 +72,7 @@ class Encoders(nn.Module):
 class Baseline(nn.Module):
     """The model, with its frozen teacher's encoders beside it."""
 
-    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig, teacher: Encoders) -> None:
+    def __init__(self, dims: Mapping[str, int], classes: int, config: ModelConfig, teacher: Encoders) -> None:
         super().__init__()
         self.config = config
         joint = HIDDEN * len(dims)

@@ -1,6 +1,7 @@
 """Throughput of gather_padded on batches of 128 out of ragged features, beside what a user would write and a copy.
 
-GB/s counts the batch as written and what is valid as read. "copy" clones padded batches of the same size.
+A batch counts as written whole, and its valid steps as read. "copy" clones padded batches of the same size. Takes 40 s
+on two cores, with --quick 15 s. Writes gather_throughput.csv and .png.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from itertools import cycle
 
 import torch
-from measure import DEVICE, Row, run
+from measure import DEVICE
+from op_bench import Row, run
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,13 +18,13 @@ from nmer_fast import ops
 
 
 def rows(quick: bool) -> list[Row]:
-    """Audio and text of IEMOCAP's dimensions; lengths log-normal with median 40, or all alike."""
+    """Audio and text of IEMOCAP's dimensions; the lengths are log-normal with median 40, or all equal."""
     dims = [130] if quick else [130, 1024]
     return [row for dim in dims for spread in (0.7, 0.0) for row in task(dim, spread, 300 if quick else 2000)]
 
 
 def task(dim: int, spread: float, samples: int) -> list[Row]:
-    """Eight batches in turn, so that none is in the cache."""
+    """A batch by each way; eight batches take turns, so that none is in the cache."""
     generator = torch.Generator().manual_seed(0)
     lengths = (40 * (spread * torch.randn(samples, generator=generator)).exp()).round().clamp(10, 300).long()
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(DEVICE)
@@ -55,4 +57,4 @@ def task(dim: int, spread: float, samples: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run("gather_throughput", rows, "Padded batches out of ragged features")
+    run("gather_throughput", rows, "Padded batches out of ragged features", __doc__)

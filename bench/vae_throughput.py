@@ -1,9 +1,14 @@
-"""Throughput of reparameterize_kl, forward and backward, beside the ordinary formulation; see noise_throughput.py."""
+"""Throughput of reparameterize_kl, forward and backward, beside the ordinary formulation and a copy.
+
+One run on one machine: compare the ratios, not the times. Takes a minute on two cores, with --quick 20 s. Writes
+vae_throughput.csv and .png, on a GPU vae_throughput_cuda.csv and .png.
+"""
 
 from __future__ import annotations
 
 import torch
-from measure import DEVICE, Row, run
+from measure import DEVICE
+from op_bench import Row, run
 from torch import Tensor
 
 from nmer_fast import ops
@@ -16,13 +21,13 @@ def plain(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rows(quick: bool) -> list[Row]:
-    """Forward and backward on [4096, 512]; on a GPU also on what its cache does not hold."""
+    """Forward and backward on [4096, 512]; on a GPU also on a size that its cache does not hold."""
     large = [2**17] if DEVICE.type == "cuda" and not quick else []
     return [row for samples in [256 if quick else 4096, *large] for row in task(samples)]
 
 
 def task(samples: int) -> list[Row]:
-    """[samples, 512]: ours and its rivals."""
+    """Ours and its rivals on [samples, 512]."""
     mu, logvar = (0.5 * torch.randn(samples, 512, device=DEVICE) for _ in range(2))
     mu.requires_grad_()
     logvar.requires_grad_()
@@ -46,4 +51,4 @@ def task(samples: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    run("vae_throughput", rows, "VAE sampling and its KL")
+    run("vae_throughput", rows, "VAE sampling and its KL", __doc__)

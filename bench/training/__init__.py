@@ -1,0 +1,1 @@
+"""What train_throughput.py measures, a file for each question: time, operations and arithmetic, memory, growth."""
