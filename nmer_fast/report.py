@@ -43,7 +43,7 @@ def run(options: Options, *, quiet: bool = False) -> Path:
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .engine.console import Report
     from .files import write_atomically
-    from .reporting.collect import collect
+    from .reporting.collection import collect
     from .reporting.page import Page
     from .reporting.sections import fill, head
 

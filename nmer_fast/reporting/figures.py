@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from ..engine.log import ACTIVE
 from ..models import SYSTEMS
-from .collect import AVERAGE, Collection, Noise, class_of, decibels
+from .collection import AVERAGE, Collection, Noise, class_of, decibels
 from .representations import Projection, Utterance
 from .style import LIGHT, MARKERS, SERIES, Key, Panel, Picture, short, strength_colours
 

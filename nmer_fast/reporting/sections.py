@@ -16,8 +16,8 @@ from ..engine.checkpoint import MODEL
 from ..engine.log import ACTIVE
 from ..errors import UserError
 from ..sweeping.work import read_json
-from . import cells, figures
-from .collect import AVERAGE, Collection, Noise, Run, class_of, decibels
+from . import figures, score_tables
+from .collection import AVERAGE, Collection, Noise, Run, class_of, decibels
 from .figures import NAMES
 from .page import Block, Head, Matrix, Page, choice
 from .representations import (
@@ -62,12 +62,12 @@ def _scores(page: Page, of: Collection) -> None:
     """The tables."""
     few = "" if of.shown == of.conditions else " There are too many conditions to show; the rows at the end have all."
     if len(of.runs) == 1 and len(of.noises) == 1:
-        page.add("Scores", Block("text", WHAT_METRICS_ARE + few), Block("table", cells.of_one(of, of.noises[0])))
+        page.add("Scores", Block("text", WHAT_METRICS_ARE + few), Block("table", score_tables.of_one(of, of.noises[0])))
         return
     deviation = " The number behind ± is the standard deviation over runs." if _repeated(of) else ""
     bold = " The best of a column is bold." if len(of.systems) > 1 else ""
-    overview = [(NAMES[m], [Block("table", cells.averages(of, m))]) for m in NAMES]
-    each = [(NAMES[m], [Block("table", cells.by_condition(of, m), tall=True)]) for m in NAMES]
+    overview = [(NAMES[m], [Block("table", score_tables.averages(of, m))]) for m in NAMES]
+    each = [(NAMES[m], [Block("table", score_tables.by_condition(of, m), tall=True)]) for m in NAMES]
     page.add(
         "Scores",
         Block("text", WHAT_METRICS_ARE + deviation + bold + few + " A click on a column's name sorts by it."),
@@ -180,7 +180,7 @@ def _losses(page: Page, of: Collection) -> None:
 
 
 def _rows(of: Collection) -> list[Block]:
-    runs, scores, settings = cells.runs(of), cells.scores(of), cells.settings(of)
+    runs, scores, settings = score_tables.runs(of), score_tables.scores(of), score_tables.settings(of)
     table = "results.csv holds the same." if of.is_sweep else "A sweep would write the same as results.csv."
     return [
         Block("text", f"Nothing averaged, nothing left out. {table}"),

@@ -14,7 +14,7 @@ from nmer_fast import evaluate, report, sweep, train
 from nmer_fast.errors import UserError
 from nmer_fast.models import SYSTEMS
 from nmer_fast.reporting import figures
-from nmer_fast.reporting.collect import collect
+from nmer_fast.reporting.collection import collect
 from nmer_fast.reporting.style import COLOURS, SERIES
 
 from .browser import FOUND, browser

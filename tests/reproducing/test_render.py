@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from nmer_fast.reporting.tables import Row, Table, Value, mark_best, value_of
-from nmer_fast.reporting.writing import as_csv, as_latex, as_markdown, escaped, for_terminal
+from nmer_fast.reproducing.render import as_csv, as_latex, as_markdown, escaped, for_terminal
+from nmer_fast.reproducing.tables import Row, Table, Value, mark_best, value_of
 
 NASTY = r"a_b & 50% #1 {x} \y ~z ^w $v <u> |t| [s] *r* `q`"
 COLUMNS = [(f"-{snr} dB", noise, metric) for snr in (10, 20) for noise in ("g&s", "i_p") for metric in ("WA", "UA")]

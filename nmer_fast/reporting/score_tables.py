@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from .collect import AVERAGE, Collection, Noise
+from .collection import AVERAGE, Collection, Noise
 from .figures import NAMES, spread
 
 SCORE_COLUMNS = ("run", "system", "noise", "snr_db", "fold", "seed", "condition", "wa", "ua", "f1", "n")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from statistics import fmean
 
-from .paper import LEVEL, METRICS, Study, comparisons, label_of, strength
-from .robustness import effective_robustness, relative_robustness
-from .statistics import INCOMPLETE, Comparison, Unit, collect
-from .statistics import Row as Tidy
+from .multibench import effective_robustness, relative_robustness
+from .paper_tables import LEVEL, METRICS, Study, comparisons, label_of, strength
+from .significance import INCOMPLETE, Comparison, Unit, collect
+from .significance import Row as Tidy
 from .tables import Row, Table, Value, mark_best, value_of
 
 BASELINE = "late_fusion"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .published import AVERAGE, SYSTEMS, Corpus, lookup
-from .statistics import INCOMPLETE, Cell, Comparison, Row, Scores, collect, compare
+from .significance import INCOMPLETE, Cell, Comparison, Row, Scores, collect, compare
 from .tables import Row as Line
 from .tables import Table, Value, mark_best, value_of
 

@@ -8,10 +8,10 @@ from statistics import fmean, stdev
 import pytest
 
 from nmer_fast.data import synthetic
-from nmer_fast.reporting import beyond, paper
-from nmer_fast.reporting.published import CORPORA
-from nmer_fast.reporting.statistics import INCOMPLETE, corrected_t_test, holm
-from tests.reporting.rows import CONDITIONS, run
+from nmer_fast.reproducing import paper_tables, supplementary
+from nmer_fast.reproducing.published import CORPORA
+from nmer_fast.reproducing.significance import INCOMPLETE, corrected_t_test, holm
+from tests.reproducing.rows import CONDITIONS, run
 
 CONFIG = json.dumps({"training": {"epochs": 4}, "noise": {"snr_convention": "paper", "p": 0.3}})
 SYSTEMS = {"late_fusion": 0.70, "nmer": 0.74, "men": 0.60, "nmer_no_inv": 0.74}
@@ -45,7 +45,7 @@ def rows(seeds=SEEDS, cells=CELLS):
     return out
 
 
-STUDY = paper.Study("IEMOCAP", CORPORA[0], ("a", "v", "l"), 0.25, rows(), ("gaussian", "impulse", "missing"))
+STUDY = paper_tables.Study("IEMOCAP", CORPORA[0], ("a", "v", "l"), 0.25, rows(), ("gaussian", "impulse", "missing"))
 
 
 def values(table):
@@ -63,7 +63,7 @@ def of(system, noise, snr, condition):
 
 
 def test_table_2():
-    table = paper.table2(STUDY, 6)
+    table = paper_tables.table2(STUDY, 6)
     assert [row.labels for row in table.rows] == [
         ("IEMOCAP", n) for n in ("MEN", "NMER", "NMER w/o L_inv", "late fusion")
     ]
@@ -92,17 +92,20 @@ def test_table_2():
 
 
 def test_marks_are_of_the_tables_own_tests():
-    table, tests = paper.table2(STUDY, 6), beyond.table_of_tests(STUDY, "table2", INCOMPLETE, STUDY.noises)
+    table, tests = (
+        paper_tables.table2(STUDY, 6),
+        supplementary.table_of_tests(STUDY, "table2", INCOMPLETE, STUDY.noises),
+    )
     columns = {column[0]: i for i, column in enumerate(tests.columns)}
     significant = {row.labels for row in tests.rows if row.values[columns["Holm"]].mean < 0.05}
     marked = {(metric, noise, snr, label) for (label, snr, noise, metric), v in values(table).items() if v.mark}
     assert marked == significant
     assert {label for _, _, _, label in marked} == {"MEN"}  # NMER less MEN hardly varies
-    assert not any(v.mark for v in values(paper.table2(replace(STUDY, rows=rows((0,))), 6)).values())
+    assert not any(v.mark for v in values(paper_tables.table2(replace(STUDY, rows=rows((0,))), 6)).values())
 
 
 def test_the_table_of_tests():
-    tests = beyond.table_of_tests(STUDY, "table2", INCOMPLETE, STUDY.noises)
+    tests = supplementary.table_of_tests(STUDY, "table2", INCOMPLETE, STUDY.noises)
     assert tests.labels == ("by", "noise", "SNR", "system")
     assert len(tests.rows) == 2 * 5 * 3
     order = [row.labels for row in tests.rows[:6]]
@@ -113,7 +116,7 @@ def test_the_table_of_tests():
     ]
     p = []
     for row in tests.rows:
-        label = next(s for s in SYSTEMS if paper.label_of(s) == row.labels[3])
+        label = next(s for s in SYSTEMS if paper_tables.label_of(s) == row.labels[3])
         snr = None if row.labels[2] == "no SNR" else float(row.labels[2].split()[0])
         a, b = (of(s, row.labels[1], snr, INCOMPLETE) for s in ("nmer", label))
         d = [x - y for x, y in zip(a, b, strict=True)]
@@ -126,7 +129,7 @@ def test_the_table_of_tests():
 
 
 def test_pooled():
-    pooled = beyond.table_of_pooled(STUDY, "table5", "none", ("gaussian",))
+    pooled = supplementary.table_of_pooled(STUDY, "table5", "none", ("gaussian",))
     assert [row.labels for row in pooled.rows] == [
         (m, s) for m in ("WA", "UA") for s in ("MEN", "NMER w/o L_inv", "late fusion")
     ]
@@ -144,12 +147,12 @@ def test_pooled():
 
 def test_without_nmer_nothing_is_compared():
     study = replace(STUDY, rows=[r for r in STUDY.rows if r["system"] != "nmer"])
-    assert beyond.table_of_tests(study, "table2", INCOMPLETE, STUDY.noises).rows == []
-    assert not any(value.mark for value in values(paper.table2(study, 6)).values())
+    assert supplementary.table_of_tests(study, "table2", INCOMPLETE, STUDY.noises).rows == []
+    assert not any(value.mark for value in values(paper_tables.table2(study, 6)).values())
 
 
 def test_table_3():
-    table = paper.table3(STUDY)
+    table = paper_tables.table3(STUDY)
     assert [row.labels for row in table.rows] == [("IEMOCAP", "-10 dB"), ("IEMOCAP", "-20 dB")]
     assert table.columns == [(c, m) for c in (*CONDITIONS[:6], "average") for m in ("WA", "UA")]
     found = values(table)
@@ -166,17 +169,17 @@ def test_table_4_has_clean_data_and_noise_at_0_db():
         for snr in (0.0, -10.0)
         for line in run(f"unimodal.{name}", {"none": 0.5 + i / 100 + snr / 100, "all": 0.8 + i / 100}, snr_db=snr)
     ]
-    table = paper.table4(replace(STUDY, rows=alone))
+    table = paper_tables.table4(replace(STUDY, rows=alone))
     assert [row.labels for row in table.rows] == [("clean",), ("0 dB",), ("-10 dB",)]
     found = values(table)
     assert [found[i, "v", "WA"].mean for i in ("clean", "0 dB", "-10 dB")] == pytest.approx([0.81, 0.51, 0.41])
     assert [found[i, "v", "WA"].published for i in ("clean", "0 dB", "-10 dB")] == [0.5723, 0.5723, 0.4252]
     assert found["0 dB", "l", "UA"].published == 0.6592
-    assert paper.table4(replace(STUDY, rows=[])).rows == []
+    assert paper_tables.table4(replace(STUDY, rows=[])).rows == []
 
 
 def test_table_5():
-    table = paper.table5(STUDY)
+    table = paper_tables.table5(STUDY)
     assert table.columns == [(snr, metric) for snr in ("-10 dB", "-20 dB") for metric in ("WA", "UA")]
     nmer = values(table)["NMER", "-20 dB", "UA"]
     assert nmer.mean == pytest.approx(fmean(of("nmer", "gaussian", -20.0, "none")) - 0.1)
@@ -185,7 +188,7 @@ def test_table_5():
 
 def test_table_1():
     data = synthetic(100)
-    table = paper.table1({None: data}, CORPORA[0], 6)
+    table = paper_tables.table1({None: data}, CORPORA[0], 6)
     assert [row.labels for row in table.rows] == [("synthetic", c) for c in (*data.class_names, "all")]
     for i, row in enumerate(table.rows[:4]):
         counts = [int((data.labels[data.splits[s]] == i).sum()) for s in ("train", "test")]
@@ -194,7 +197,7 @@ def test_table_1():
     assert [row.values[0].published for row in table.rows] == [1636, 1103, 1084, 1708, 5531]
     assert [v.published for v in table.rows[4].values[1:]] == [4446, 557]
     assert "240" in table.notes[0]
-    folds = paper.table1({1: data, 3: data}, None, 6)
+    folds = paper_tables.table1({1: data, 3: data}, None, 6)
     assert [(row.labels[0], row.begins) for row in folds.rows[::5]] == [
         ("synthetic, fold 1", True),
         ("synthetic, fold 3", True),
@@ -206,10 +209,10 @@ def test_what_is_missing_is_said():
     study = replace(
         STUDY, rows=[r for r in rows() if not (r["system"] == "nmer" and r["noise"] == "impulse" and r["seed"])]
     )
-    table = paper.table2(study, 6)
+    table = paper_tables.table2(study, 6)
     assert table.notes[0] == "Mean and standard deviation of 3 runs (folds x seeds). 4 of 60 results are missing."
     assert math.isnan(values(table)["NMER", "-10 dB", "impulse", "WA"].std)
-    assert paper.table2(replace(STUDY, rows=rows((1,))), 6).notes[0] == "Each value is of one run."
+    assert paper_tables.table2(replace(STUDY, rows=rows((1,))), 6).notes[0] == "Each value is of one run."
 
 
 def test_a_mean_over_some_of_the_snrs_is_none_over_all():
@@ -220,21 +223,21 @@ def test_a_mean_over_some_of_the_snrs_is_none_over_all():
         if r["snr_db"] != -30 or not (r["system"] == "nmer_no_inv" or (r["system"] == "late_fusion" and r["seed"] == 2))
     ]  # fmt: skip
     study = replace(STUDY, rows=lacking)
-    found = values(beyond.table_of_robustness(study, "table2", INCOMPLETE, ("gaussian",)))
+    found = values(supplementary.table_of_robustness(study, "table2", INCOMPLETE, ("gaussian",)))
     assert math.isnan(found["NMER w/o L_inv", "gaussian", "relative", "WA"].mean)
     late = [fmean(of("late_fusion", "gaussian", snr, INCOMPLETE)[:2]) for snr in snrs]
     assert found["late fusion", "gaussian", "relative", "WA"].mean == pytest.approx(fmean(late))
     unseen = [r | {"noise": "laplace", "trained_snr_db": r["snr_db"]} for r in lacking]
-    found = values(beyond.table_of_unseen(study, "gaussian", unseen))
+    found = values(supplementary.table_of_unseen(study, "gaussian", unseen))
     assert math.isnan(found["NMER w/o L_inv", "laplace", "WA"].mean)
     assert found["late fusion", "laplace", "WA"].mean == pytest.approx(fmean(late))
-    pooled = beyond.table_of_pooled(study, "table2", INCOMPLETE, ("gaussian",))
+    pooled = supplementary.table_of_pooled(study, "table2", INCOMPLETE, ("gaussian",))
     assert [row.labels[1] for row in pooled.rows[:3]] == ["MEN", "NMER w/o L_inv, 2 of 3", "late fusion"]
     assert "Of 3:" in pooled.notes[-1]
 
 
 def test_realised_snr():
-    table = beyond.table_of_snr(STUDY, "table2")
+    table = supplementary.table_of_snr(STUDY, "table2")
     assert [row.labels for row in table.rows] == [
         ("gaussian", "-10 dB"), ("gaussian", "-20 dB"), ("impulse", "-10 dB"), ("impulse", "-20 dB"), ("missing", "no SNR"),
     ]  # fmt: skip
@@ -243,19 +246,22 @@ def test_realised_snr():
     assert all(math.isnan(v.mean) for v in table.rows[4].values)
     assert "5.2 dB weaker" in table.notes[1]
     exact = json.dumps({"noise": {"snr_convention": "exact", "p": 0.3}})
-    assert len(beyond.table_of_snr(replace(STUDY, rows=[r | {"config": exact} for r in STUDY.rows]), "t").notes) == 1
-    assert len(beyond.table_of_snr(STUDY.of(["gaussian"]), "t").notes) == 1
+    assert (
+        len(supplementary.table_of_snr(replace(STUDY, rows=[r | {"config": exact} for r in STUDY.rows]), "t").notes)
+        == 1
+    )
+    assert len(supplementary.table_of_snr(STUDY.of(["gaussian"]), "t").notes) == 1
 
 
 def test_seconds():
-    found = {row.labels[0]: row.values for row in beyond.table_of_seconds(STUDY, "table2").rows}
+    found = {row.labels[0]: row.values for row in supplementary.table_of_seconds(STUDY, "table2").rows}
     assert [found["NMER"][i].mean for i in (0, 1, 2, 3)] == pytest.approx([9 / 4, 3.0, 0.5, 15])
     assert found["MEN"][3].mean == 3  # one for each seed
     assert math.isnan(found["MEN"][1].mean)
 
 
 def test_robustness_summaries():
-    table = beyond.table_of_robustness(STUDY, "table2", INCOMPLETE, STUDY.noises)
+    table = supplementary.table_of_robustness(STUDY, "table2", INCOMPLETE, STUDY.noises)
     assert [column[0] for column in table.columns] == ["gaussian"] * 4 + ["impulse"] * 4  # missing is no curve
     found = values(table)
     nmer, late = (
@@ -272,11 +278,11 @@ def test_robustness_summaries():
     assert found["NMER", "gaussian", "effective", "WA"].mean == pytest.approx(fmean(drops[0]) - fmean(drops[1]))
     assert found["late fusion", "gaussian", "effective", "UA"].mean == 0
     alone = replace(STUDY, rows=[r for r in STUDY.rows if r["system"] == "nmer"])
-    without = beyond.table_of_robustness(alone, "table2", "none", ("gaussian",))
+    without = supplementary.table_of_robustness(alone, "table2", "none", ("gaussian",))
     assert math.isnan(values(without)["NMER", "gaussian", "effective", "WA"].mean)
     assert "late_fusion" in without.notes[1]
     one = replace(STUDY, rows=[r for r in STUDY.rows if r["snr_db"] in (-10.0, None)])
-    assert beyond.table_of_robustness(one, "table2", INCOMPLETE, STUDY.noises) is None
+    assert supplementary.table_of_robustness(one, "table2", INCOMPLETE, STUDY.noises) is None
 
 
 def test_unseen_noise():
@@ -291,7 +297,7 @@ def test_unseen_noise():
             unseen.append(r | {"noise": "laplace", "wa": r["wa"] - drop} | trained)
             if r["system"] == "nmer" or r["snr_db"] == -10:
                 unseen.append(r | {"noise": "missing", "snr_db": None, "wa": r["wa"] - 2 * drop} | trained)
-    table = beyond.table_of_unseen(STUDY.of(["gaussian"]), "gaussian", unseen)
+    table = supplementary.table_of_unseen(STUDY.of(["gaussian"]), "gaussian", unseen)
     assert table.columns == [(k, m) for k in ("gaussian, seen", "laplace", "missing") for m in ("WA", "UA")]
     assert [row.labels for row in table.rows] == [("MEN",), ("NMER",)]
     found = values(table)

@@ -14,8 +14,7 @@ from ..engine.checkpoint import MODEL
 from ..errors import UserError
 from ..models import SYSTEMS, System, system_class
 from ..noise import KINDS, Conditions
-from ..sweep import DEFINITION
-from ..sweeping.grid import name_system
+from ..sweeping.grid import DEFINITION, name_system
 from ..sweeping.table import FAILED, Row, rows_of_evaluation
 from ..sweeping.work import RESULTS, read_evaluations, read_json, read_results
 

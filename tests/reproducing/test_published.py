@@ -13,7 +13,7 @@ import torch
 from nmer_fast.data import FeatureSet, synthetic
 from nmer_fast.data.featureset import Ragged
 from nmer_fast.errors import UserError
-from nmer_fast.reporting.published import CORPORA, SYSTEMS, corpus_of, lookup, published
+from nmer_fast.reproducing.published import CORPORA, SYSTEMS, corpus_of, lookup, published
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = ROOT.parent / "shared" / "facts" / "published_tables.csv"
@@ -31,15 +31,15 @@ def data(name, classes, modalities=("a", "v", "l")):
 def test_what_is_shipped_is_the_facts():
     if not FACTS.exists():
         pytest.skip("../shared/facts/published_tables.csv is not here: the shipped copy is not compared with it")
-    assert files("nmer_fast.reporting").joinpath("published_tables.csv").read_bytes() == FACTS.read_bytes()
+    assert files("nmer_fast.reproducing").joinpath("published_tables.csv").read_bytes() == FACTS.read_bytes()
 
 
 def test_an_installed_package_has_it(tmp_path):
     """As setuptools lays the package out from pyproject.toml."""
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path / "lib"]
     subprocess.run([*command, "egg_info", "--egg-base", tmp_path], cwd=ROOT, check=True, capture_output=True)
-    shipped = tmp_path / "lib" / "nmer_fast" / "reporting" / "published_tables.csv"
-    assert shipped.read_bytes() == (ROOT / "nmer_fast" / "reporting" / "published_tables.csv").read_bytes()
+    shipped = tmp_path / "lib" / "nmer_fast" / "reproducing" / "published_tables.csv"
+    assert shipped.read_bytes() == (ROOT / "nmer_fast" / "reproducing" / "published_tables.csv").read_bytes()
 
 
 def test_each_table_is_whole():

@@ -9,8 +9,8 @@ import pytest
 from scipy import integrate, stats
 
 from nmer_fast.errors import UserError
-from nmer_fast.reporting.statistics import collect, compare, corrected_t_test, holm, sampling_error
-from tests.reporting.rows import CONDITIONS, row, run
+from nmer_fast.reproducing.significance import collect, compare, corrected_t_test, holm, sampling_error
+from tests.reproducing.rows import CONDITIONS, row, run
 
 SLEEP = [-1.2, -2.4, -1.3, -1.3, 0.0, -1.0, -1.8, -0.8, -4.6, -1.4]
 """Hours that ten patients slept longer under one drug than under another (Student, The Probable Error of a Mean, 1908)."""
