@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .engine.console import Report
     from .reproducing.paper_tables import Study
     from .reproducing.published import Corpus
-    from .reproducing.tables import Table
     from .sweeping.grid import Job
     from .sweeping.work import Failure
+    from .tables import Table
 
 Name = Literal["table1", "table2", "table3", "table4", "table5", "unseen", "all"]
 PAPERS: tuple[Name, ...] = ("table1", "table2", "table3", "table4", "table5")
@@ -186,7 +186,7 @@ def tables_of(name: Name, options: Options, study: Study, jobs: Sequence[Job], c
     """A table, and what belongs to it."""
     from .reproducing import paper_tables as paper
     from .reproducing import supplementary as beyond
-    from .reproducing.significance import INCOMPLETE
+    from .tables import AVERAGE as INCOMPLETE
 
     first = study.noises[:1]
     tables: list[Table | None]

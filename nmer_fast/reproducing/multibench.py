@@ -1,10 +1,14 @@
 """MultiBench's two summaries of accuracy under noise (Liang et al., NeurIPS 2021; its eval_scripts/robustness.py).
 
-Its noise goes from 0 to 1 in steps of 0.1, and one model, trained on clean data, is tested under all of it. Here noise
-is an SNR in dB, whose steps need not be equal, so an area is taken over the axis and divided by its width: a mean.
-Clean data have no place on that axis; they are the beginning that effective robustness measures from. A system that is
-trained under noise is another model at every SNR, with a clean accuracy of its own. MultiBench then scales to 0 for the
-worst and 1 for the best of its systems; not here, where that would depend on which ones are compared.
+Three things differ from MultiBench:
+
+- Its noise goes from 0 to 1 in steps of 0.1. Here noise is an SNR in dB, and the steps need not be equal, so the area
+  under a curve is divided by its width, which gives a mean.
+- It trains one model on clean data and tests it under all noise. Here a system may be trained under noise, and is then
+  another model at every SNR, with its own accuracy on clean data. Clean data has no SNR and is no point of a curve:
+  effective robustness is measured from it.
+- It scales the results to 0 for the worst and 1 for the best of its systems. Here nothing is scaled, because the scale
+  would depend on which systems are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ Curve = Mapping[float, float]
 
 
 def relative_robustness(curve: Curve) -> float:
-    """The area under accuracy against noise over its width, by trapezoids; nan of fewer than two points."""
+    """The area under accuracy against SNR by trapezoids, divided by its width; NaN for fewer than two points."""
     points = sorted(curve.items())
     if len(points) < 2:
         return math.nan
@@ -27,19 +31,19 @@ def relative_robustness(curve: Curve) -> float:
 
 
 def effective_robustness(curve: Curve, clean: Curve, baseline: Curve, baseline_clean: Curve) -> float:
-    """How much less noise costs the system than the baseline (late fusion), each measured from its own clean accuracy.
+    """How much less accuracy the system loses to noise than the baseline (late fusion) loses.
 
-    The relative robustness of (f - f_clean) - (g - g_clean), where MultiBench takes the sum: above 0, the system loses
-    less than one of the same clean accuracy that falls as late fusion does.
+    The result is the relative robustness of (f - f_clean) - (g - g_clean); MultiBench takes the sum over the points. If
+    it is positive, the system loses less than a system of equal clean accuracy whose accuracy falls like late fusion's.
 
     Args:
-        curve: f, the system's.
-        clean: f_clean, the same model's on clean data.
-        baseline: g, late fusion's.
-        baseline_clean: g_clean.
+        curve: f, the system's accuracy.
+        clean: f_clean, the accuracy of the same models on clean data.
+        baseline: g, late fusion's accuracy.
+        baseline_clean: g_clean, late fusion's accuracy on clean data.
 
     Returns:
-        a fraction, over the SNRs that all four have; nan of fewer than two.
+        a fraction, over the SNRs that all four curves have; NaN if they have fewer than two in common.
     """
     common = [snr for snr in curve if snr in clean and snr in baseline and snr in baseline_clean]
     return relative_robustness(
