@@ -308,3 +308,12 @@ def test_unseen_noise():
     assert found["NMER", "missing", "WA"].std == pytest.approx(stdev(nmer))
     men = fmean(of("men", "gaussian", -10.0, AVERAGE))
     assert found["MEN", "missing", "WA"].value == pytest.approx(men - 0.4)
+
+
+def test_a_system_of_another_package_needs_no_list():
+    """It comes last, has its path for a title and no published value, and is compared with NMER."""
+    path = "package.module:Class"
+    table = paper_tables.table2(replace(STUDY, rows=[*rows(), *run(path, 0.9)]), 6)
+    assert [row.labels[1] for row in table.rows][-1] == path
+    cell = values(table)[path, "-10 dB", "gaussian", "WA"]
+    assert (cell.value, cell.best, math.isnan(cell.published)) == (pytest.approx(0.9), True, True)
