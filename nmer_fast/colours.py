@@ -23,3 +23,5 @@ COLOURS = {
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 SERIES = ("blue", "orange", "sky", "green", "black", "purple", "vermillion", "yellow", "grey")
 """The names of the colours that series get, in this order."""
+STRENGTH = (LIGHT["sky"], LIGHT["blue"], "#7b6a8f", LIGHT["vermillion"])
+"""From the weakest noise to the strongest: light to dark, and blue to red, so that the order shows without hue."""

@@ -77,7 +77,7 @@ def decibels(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class NoiseEvaluation:
     """The evaluation of a trained model under one noise.
 
     Attributes:
@@ -101,13 +101,13 @@ class Run:
         folder: the run's folder.
         config: the configuration of its training.
         results: the content of results.json.
-        evaluated: the evaluation under each noise, the weakest first.
+        evaluations: the evaluation under each noise, the weakest first.
     """
 
     folder: Path
     config: Config
     results: Mapping[str, Any]
-    evaluated: list[Evaluated]
+    evaluations: list[NoiseEvaluation]
 
     @property
     def system(self) -> str:
@@ -116,7 +116,7 @@ class Run:
 
     def rows(self) -> Iterator[Row]:
         """The rows that a sweep's table has, or would have, for this run."""
-        for e in self.evaluated:
+        for e in self.evaluations:
             yield from rows_of_evaluation(self.folder.name, self.results, {"seconds": None, **e.content})
 
 
@@ -148,7 +148,7 @@ class Collection:
     @cached_property
     def noises(self) -> list[Noise]:
         """The noises by kind, the weakest first."""
-        return sorted({e.noise for run in self.runs for e in run.evaluated}, key=lambda noise: noise.order)
+        return sorted({e.noise for run in self.runs for e in run.evaluations}, key=lambda noise: noise.order)
 
     @cached_property
     def modalities(self) -> list[str]:
@@ -180,12 +180,12 @@ class Collection:
             if isinstance(about, dict) and "data" in about:
                 return list(map(str, about["data"]["class_names"]))
         self.missing.append("No checkpoint says what the classes are called; they are numbers here.")
-        first = next(iter(self.runs[0].evaluated[0].conditions.values()))
+        first = next(iter(self.runs[0].evaluations[0].conditions.values()))
         return [str(i) for i in range(len(first["confusion"]))]
 
-    def evaluations(self, system: str, noise: Noise) -> list[tuple[Run, Evaluated]]:
+    def evaluations(self, system: str, noise: Noise) -> list[tuple[Run, NoiseEvaluation]]:
         """The runs of a system that were evaluated under a noise, each with that evaluation."""
-        return [(r, e) for r in self.runs if r.system == system for e in r.evaluated if e.noise == noise]
+        return [(r, e) for r in self.runs if r.system == system for e in r.evaluations if e.noise == noise]
 
     def scores(self, system: str, noise: Noise, condition: str, metric: str) -> list[float]:
         """The score of each run in percent, under a condition or as the AVERAGE over the incomplete conditions."""
@@ -212,7 +212,7 @@ class Collection:
         """
         truths = []
         for run in self.runs:
-            first = next(iter(run.evaluated[0].conditions.values()))
+            first = next(iter(run.evaluations[0].conditions.values()))
             truths.append([n for n in map(sum, first["confusion"]) if n])
         return 100 * fmean(max(true) / sum(true) if metric == "wa" else 1 / len(true) for true in truths)
 
@@ -243,7 +243,7 @@ def _read_sweep(folder: Path) -> Collection:
     runs, unfinished = [], []
     for path in sorted(path for path in (folder / "runs").glob("*") if path.is_dir()):
         run = None if read_results(path) is None else _read_run(path, in_sweep=True)
-        if run is not None and run.evaluated:
+        if run is not None and run.evaluations:
             runs.append(run)
         else:
             unfinished.append(path.name)
@@ -257,7 +257,7 @@ def _read_sweep(folder: Path) -> Collection:
 def _order(run: Run) -> tuple[Any, ...]:
     """A key that sorts runs by system, noise, fold and seed."""
     place = run.config.data.fold or 0, run.config.training.seed
-    return place_of(run.config.model.system), run.system, run.evaluated[0].noise.order, *place
+    return place_of(run.config.model.system), run.system, run.evaluations[0].noise.order, *place
 
 
 def _read_run(folder: Path, *, in_sweep: bool) -> Run:
@@ -274,11 +274,11 @@ def _read_run(folder: Path, *, in_sweep: bool) -> Run:
         entries = [{"noise": results["config"]["noise"], "seconds": results["times"]["evaluate"], **results}, *entries]
     if not in_sweep:
         entries += [entry for path in sorted(folder.glob("*.json")) for entry in _entries_of_evaluate(path, config)]
-    found: dict[Noise, Evaluated] = {}
+    found: dict[Noise, NoiseEvaluation] = {}
     for entry in entries:
         noise = NoiseConfig(**entry["noise"])
         found.setdefault(
-            Noise.from_config(noise), Evaluated(Noise.from_config(noise), noise, entry["conditions"], entry)
+            Noise.from_config(noise), NoiseEvaluation(Noise.from_config(noise), noise, entry["conditions"], entry)
         )
     return Run(folder, config, results, sorted(found.values(), key=lambda e: e.noise.order))
 

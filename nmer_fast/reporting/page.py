@@ -83,7 +83,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above and below the sections.
+    """The texts above and below the sections.
 
     Attributes:
         title: the page's title.

@@ -27,8 +27,8 @@ from ..models.nmer_no_sampling import NMERNoSampling
 from ..models.nmer_no_vae import NMERNoVAE
 from ..tables import AVERAGE
 
-SHOWN = 240  # samples in a projection, of each of its panels
-DIMENSIONS, STEPS = 64, 48  # in a picture of features, at most
+SHOWN = 240  # at most so many samples in each panel of a projection
+DIMENSIONS, STEPS = 64, 48  # at most so many in a picture of features
 CLEAN, NOISY = "clean", "noisy"
 RESTORED_CLEAN, RESTORED = "reconstructed, from clean", "reconstructed, from noisy"
 
@@ -60,7 +60,7 @@ class Representations:
         clean: joint representations of clean data, float32 [N, width].
         noisy: joint representations of data that is noisy in every modality, float32 [N, width].
         restored: the model's reconstructions from noisy data, float32 [N, width]; None where it reconstructs nothing.
-        restored_clean: its reconstructions from clean data, which `restored` is compared with.
+        restored_clean: the reconstructions from clean data, which `restored` is compared with.
         labels: true classes, int64 [N].
     """
 

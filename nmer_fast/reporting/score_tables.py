@@ -47,12 +47,12 @@ def by_condition(collection: Collection, metric: str) -> Table:
 def of_one_run(collection: Collection, noise: Noise) -> Table:
     """One run under one noise: a row for each condition, a column for each metric, in percent."""
     system = collection.systems[0]
-    (_, evaluated), *_ = collection.evaluations(system, noise)
+    (_, evaluation), *_ = collection.evaluations(system, noise)
     rows = []
     for name in _conditions(collection):
         found = [collection.scores(system, noise, name, metric) for metric in NAMES]
         if all(found):
-            count = _count(evaluated.conditions[name]["n"]) if name in evaluated.conditions else Cell()
+            count = _count(evaluation.conditions[name]["n"]) if name in evaluation.conditions else Cell()
             rows.append(Row([Cell(name), *map(_percent, found), count]))
     columns = [_text("clean"), *(_number(f"{name} %") for name in NAMES.values()), _number("n")]
     return Table("run", f"Scores under {noise.phrase}; a row names what is clean", columns, rows)
@@ -124,9 +124,9 @@ def _rows_by_noise(collection: Collection) -> Iterable[list[dict[str, Any]]]:
     """The rows of each run and noise, which differ in condition and scores alone."""
     for run in collection.runs:
         rows = list(run.rows())
-        for evaluated in run.evaluated:
-            yield rows[: len(evaluated.conditions)]
-            rows = rows[len(evaluated.conditions) :]
+        for evaluation in run.evaluations:
+            yield rows[: len(evaluation.conditions)]
+            rows = rows[len(evaluation.conditions) :]
 
 
 def _as_written(value: Any) -> Cell:

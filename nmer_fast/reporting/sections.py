@@ -333,7 +333,7 @@ def _utterance(page: Page, collection: Collection, loaded: LoadedRun) -> None:
 
 def _pictured_noises(collection: Collection) -> dict[Noise, NoiseConfig]:
     """The noises under which features are pictured: each noise, and its kind at 0 dB or at every SNR of `LADDER`."""
-    configs = {e.noise: e.config for run in collection.runs for e in run.evaluated}
+    configs = {e.noise: e.config for run in collection.runs for e in run.evaluations}
     for noise, config in list(configs.items()):
         if noise.snr_db is not None:
             for snr in LADDER if len({n.snr_db for n in collection.noises}) == 1 else (0.0,):
@@ -384,7 +384,7 @@ def _head_of_sweep(collection: Collection) -> Head:
 
 
 def _describe_tests(collection: Collection) -> str:
-    n = next(iter(collection.runs[0].evaluated[0].conditions.values()))["n"]
+    n = next(iter(collection.runs[0].evaluations[0].conditions.values()))["n"]
     return f"{_count(n, 'test utterance')}, each in {_count(len(collection.conditions), 'condition')}"
 
 

@@ -23,23 +23,22 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from ..colours import LIGHT
+from ..colours import LIGHT, STRENGTH
 
 VARIABLES = {light: f"var(--{name})" for name, light in LIGHT.items()}
 MARKERS = "os^Dv<>*XP"
 SYMBOLS = dict(zip(MARKERS, "●■▲◆▼◀▶★✖✚", strict=True))
 """Each marker as a character."""
-STRENGTH = LinearSegmentedColormap.from_list("strength", [LIGHT["sky"], LIGHT["blue"], "#7b6a8f", LIGHT["vermillion"]])
-"""From the weakest noise to the strongest, light to dark and blue to red, so that the order shows without hue."""
-FONT = 10.0  # points; in the page a point is a CSS pixel
+STRENGTH_MAP = LinearSegmentedColormap.from_list("strength", STRENGTH)
+FONT = 10.0  # points; a point is a CSS pixel in the page
 DPI = 144
 SETTINGS: Any = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.fonttype": "none",  # text is kept as text and takes the page's font
     "svg.hashsalt": "nmer_fast",
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "text.parse_math": False,  # because a name may hold a dollar sign
     "axes.unicode_minus": True,
     "font.size": FONT,
-    "font.family": ["DejaVu Sans"],  # matplotlib's own, the same everywhere
+    "font.family": ["DejaVu Sans"],  # matplotlib brings it along, so pictures are the same everywhere
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["muted"],
     "axes.labelcolor": LIGHT["muted"],
@@ -179,7 +178,7 @@ class Picture:
 
 def strength_colours(count: int) -> list[str]:
     """As many colours as noises, from the weakest noise to the strongest."""
-    return [to_hex(STRENGTH(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
+    return [to_hex(STRENGTH_MAP(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
 
 
 def short(name: str, most: int = 24) -> str:

@@ -1,4 +1,4 @@
-"""Whether systems differ from NMER by more than chance, computed from a sweep's rows.
+"""Tests whether systems differ from NMER by more than chance, from a sweep's rows.
 
 The test is the corrected resampled t-test (Nadeau and Bengio, Inference for the Generalization Error, Machine Learning
 52, 2003, section 3): J differences with mean m and variance s^2 give t = m / sqrt((1 / J + n_test / n_train) s^2) on

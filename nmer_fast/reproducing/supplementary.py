@@ -202,7 +202,7 @@ def table_of_unseen(study: Study, trained: str, results: Sequence[Result]) -> Ta
 
     Args:
         study: the study whose rows are of the noise that the systems were trained under.
-        trained: that noise.
+        trained: the kind of that noise.
         results: the rows of the evaluations, with a column `trained_snr_db`, which is None for a system that is trained
             on complete data.
     """

@@ -59,7 +59,7 @@ def values(table):
     }
 
 
-def of(system, noise, snr, condition):
+def expected_scores(system, noise, snr, condition):
     names = CONDITIONS[:6] if condition == AVERAGE else [condition]
     return [fmean(score(system, noise, snr, seed, name) for name in names) for seed in SEEDS]
 
@@ -82,7 +82,7 @@ def test_table_2():
     ]
     found = values(table)
     nmer = found["NMER", "-20 dB", "impulse", "WA"]
-    expected = of("nmer", "impulse", -20.0, AVERAGE)
+    expected = expected_scores("nmer", "impulse", -20.0, AVERAGE)
     assert (nmer.value, nmer.std) == pytest.approx((fmean(expected), stdev(expected)))
     assert (nmer.published, nmer.difference) == (0.7651, pytest.approx(fmean(expected) - 0.7651))
     assert found["NMER", "-20 dB", "impulse", "UA"].value == pytest.approx(fmean(expected) - 0.1)
@@ -120,7 +120,7 @@ def test_the_table_of_tests():
     for row in tests.rows:
         label = next(s for s in SYSTEMS if title_of(s) == row.labels[3])
         snr = None if row.labels[2] == "no SNR" else float(row.labels[2].split()[0])
-        a, b = (of(s, row.labels[1], snr, AVERAGE) for s in ("nmer", label))
+        a, b = (expected_scores(s, row.labels[1], snr, AVERAGE) for s in ("nmer", label))
         d = [x - y for x, y in zip(a, b, strict=True)]
         test = corrected_t_test(d, 0.25)
         p.append(test.p)
@@ -137,7 +137,10 @@ def test_pooled():
     ]
     assert [row.begins for row in pooled.rows] == [True, False, False] * 2
     means = [
-        [fmean(pair) for pair in zip(*(of(s, "gaussian", snr, "none") for snr in (-10.0, -20.0)), strict=True)]
+        [
+            fmean(pair)
+            for pair in zip(*(expected_scores(s, "gaussian", snr, "none") for snr in (-10.0, -20.0)), strict=True)
+        ]
         for s in ("nmer", "late_fusion")
     ]
     test = corrected_t_test([x - y for x, y in zip(*means, strict=True)], 0.25)
@@ -158,7 +161,7 @@ def test_table_3():
     assert [row.labels for row in table.rows] == [("IEMOCAP", "-10 dB"), ("IEMOCAP", "-20 dB")]
     assert table.headers == [(c, m) for c in (*CONDITIONS[:6], "average") for m in ("WA", "UA")]
     found = values(table)
-    assert found["-20 dB", "vl", "WA"].value == pytest.approx(fmean(of("nmer", "gaussian", -20.0, "vl")))
+    assert found["-20 dB", "vl", "WA"].value == pytest.approx(fmean(expected_scores("nmer", "gaussian", -20.0, "vl")))
     assert (found["-20 dB", "vl", "WA"].published, found["-20 dB", "vl", "UA"].published) == (0.7771, 0.7864)
     assert found["-10 dB", "average", "UA"].published == 0.7675
     assert not any(value.best for value in found.values())
@@ -184,7 +187,7 @@ def test_table_5():
     table = paper_tables.table5(STUDY)
     assert table.headers == [(snr, metric) for snr in ("-10 dB", "-20 dB") for metric in ("WA", "UA")]
     nmer = values(table)["NMER", "-20 dB", "UA"]
-    assert nmer.value == pytest.approx(fmean(of("nmer", "gaussian", -20.0, "none")) - 0.1)
+    assert nmer.value == pytest.approx(fmean(expected_scores("nmer", "gaussian", -20.0, "none")) - 0.1)
     assert (nmer.published, nmer.best) == (0.7026, True)
 
 
@@ -227,7 +230,7 @@ def test_a_mean_over_some_of_the_snrs_is_none_over_all():
     study = replace(STUDY, rows=lacking)
     found = values(supplementary.table_of_robustness(study, "table2", AVERAGE, ("gaussian",)))
     assert math.isnan(found["NMER w/o L_inv", "gaussian", "relative", "WA"].value)
-    late = [fmean(of("late_fusion", "gaussian", snr, AVERAGE)[:2]) for snr in snrs]
+    late = [fmean(expected_scores("late_fusion", "gaussian", snr, AVERAGE)[:2]) for snr in snrs]
     assert found["late fusion", "gaussian", "relative", "WA"].value == pytest.approx(fmean(late))
     unseen = [r | {"noise": "laplace", "trained_snr_db": r["snr_db"]} for r in lacking]
     found = values(supplementary.table_of_unseen(study, "gaussian", unseen))
@@ -266,13 +269,15 @@ def test_robustness_summaries():
     table = supplementary.table_of_robustness(STUDY, "table2", AVERAGE, STUDY.noises)
     assert [column[0] for column in table.headers] == ["gaussian"] * 4 + ["impulse"] * 4  # missing is no curve
     found = values(table)
-    nmer, late = ([fmean(of(s, "gaussian", snr, AVERAGE)) for snr in (-10.0, -20.0)] for s in ("nmer", "late_fusion"))
+    nmer, late = (
+        [fmean(expected_scores(s, "gaussian", snr, AVERAGE)) for snr in (-10.0, -20.0)] for s in ("nmer", "late_fusion")
+    )
     assert found["NMER", "gaussian", "relative", "WA"].value == pytest.approx(fmean(nmer))
     drops = [
         [a - c for a in x]
         for x, c in (
-            (nmer, fmean(of("nmer", "gaussian", -10.0, "all"))),
-            (late, fmean(of("late_fusion", "gaussian", -10.0, "all"))),
+            (nmer, fmean(expected_scores("nmer", "gaussian", -10.0, "all"))),
+            (late, fmean(expected_scores("late_fusion", "gaussian", -10.0, "all"))),
         )
     ]
     assert found["NMER", "gaussian", "effective", "WA"].value == pytest.approx(fmean(drops[0]) - fmean(drops[1]))
@@ -301,12 +306,15 @@ def test_unseen_noise():
     assert table.headers == [(k, m) for k in ("gaussian, seen", "laplace", "missing") for m in ("WA", "UA")]
     assert [row.labels for row in table.rows] == [("MEN",), ("NMER",)]
     found = values(table)
-    nmer = [fmean(pair) for pair in zip(*(of("nmer", "gaussian", snr, AVERAGE) for snr in (-10.0, -20.0)), strict=True)]
+    nmer = [
+        fmean(pair)
+        for pair in zip(*(expected_scores("nmer", "gaussian", snr, AVERAGE) for snr in (-10.0, -20.0)), strict=True)
+    ]
     assert found["NMER", "gaussian, seen", "WA"].value == pytest.approx(fmean(nmer))
     assert found["NMER", "laplace", "WA"].value == pytest.approx(fmean(nmer) - 0.1)
     assert found["NMER", "missing", "WA"].value == pytest.approx(fmean(nmer) - 0.2)
     assert found["NMER", "missing", "WA"].std == pytest.approx(stdev(nmer))
-    men = fmean(of("men", "gaussian", -10.0, AVERAGE))
+    men = fmean(expected_scores("men", "gaussian", -10.0, AVERAGE))
     assert found["MEN", "missing", "WA"].value == pytest.approx(men - 0.4)
 
 
