@@ -122,8 +122,8 @@ def main() -> None:
             key = {"recipe": name, "corpus": str(seed), "snr_db": str(options.snr)}
             if tuple(key.values()) in done:
                 continue
-            changes = {**changes, **epochs, "noise.snr_db": options.snr, "training.seed": seed}
-            result = run(override(PRESETS[preset], changes), raw)
+            every = {**changes, **epochs, "noise.snr_db": options.snr, "training.seed": seed}
+            result = run(override(PRESETS[preset], every), raw)
             rows.append({**key, **{k: str(v) for k, v in result.items()}, "revision": revision()})
             measure.write_csv(out, rows)
     Console(width=140).print(table([row for row in rows if row["snr_db"] == str(options.snr)]))

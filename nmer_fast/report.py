@@ -43,9 +43,10 @@ def run(options: Options, *, quiet: bool = False) -> Path:
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .engine.console import Report
     from .files import write_atomically
-    from .reporting.collect import collect
+    from .reporting.collection import read_collection as collect
     from .reporting.page import Page
-    from .reporting.sections import fill, head
+    from .reporting.sections import add_sections as fill
+    from .reporting.sections import make_head as head
 
     of, page = collect(options.folder.resolve()), Page()
     out = make_folder(options.out or options.folder / "report")

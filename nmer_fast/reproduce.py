@@ -21,11 +21,11 @@ from .train import Flag, Set
 if TYPE_CHECKING:
     from .data import FeatureSet
     from .engine.console import Report
-    from .reporting.paper import Study
-    from .reporting.published import Corpus
-    from .reporting.tables import Table
+    from .reproducing.paper_tables import Study
+    from .reproducing.published import Corpus
     from .sweeping.grid import Job
     from .sweeping.work import Failure
+    from .tables import Table
 
 Name = Literal["table1", "table2", "table3", "table4", "table5", "unseen", "all"]
 PAPERS: tuple[Name, ...] = ("table1", "table2", "table3", "table4", "table5")
@@ -89,8 +89,8 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Failure]:
     check(options)
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .engine.console import Report
-    from .reporting.paper import table1
-    from .reporting.published import corpus_of
+    from .reproducing.paper_tables import table1
+    from .reproducing.published import corpus_of
 
     report, wanted = Report(quiet=quiet), PAPERS if options.table == "all" else (options.table,)
     sets = load(options)
@@ -169,7 +169,7 @@ def study_of(
     grid: sweep.Options, jobs: Sequence[Job], sets: Mapping[int | None, FeatureSet], corpus: Corpus | None
 ) -> Study:
     """The rows of these runs, and what the data are."""
-    from .reporting.paper import Study
+    from .reproducing.paper_tables import Study
     from .sweeping.table import Results
 
     asked = {(job.name, n.kind, n.snr_db) for job in jobs for n in (job.noises or (job.config.noise,))}
@@ -184,8 +184,9 @@ def study_of(
 
 def tables_of(name: Name, options: Options, study: Study, jobs: Sequence[Job], conditions: int) -> list[Table]:
     """A table, and what belongs to it."""
-    from .reporting import beyond, paper
-    from .reporting.statistics import INCOMPLETE
+    from .reproducing import paper_tables as paper
+    from .reproducing import supplementary as beyond
+    from .tables import AVERAGE as INCOMPLETE
 
     first = study.noises[:1]
     tables: list[Table | None]
@@ -209,7 +210,7 @@ def tables_of(name: Name, options: Options, study: Study, jobs: Sequence[Job], c
 def publish(out: Path, name: str, tables: Sequence[Table], report: Report) -> None:
     """Print tables but for the long list of tests, and write them: each as CSV, all as Markdown and as LaTeX."""
     from .files import write_atomically
-    from .reporting.writing import as_csv, as_latex, as_markdown, for_terminal
+    from .reproducing.render import as_csv, as_latex, as_markdown, for_terminal
 
     for table in tables:
         write_atomically(out / f"{table.name}.csv", as_csv(table).encode())

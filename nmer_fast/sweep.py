@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .sweeping.work import Failure
     from .sweeping.workers import Workers
 
-DEFINITION = "sweep.json"
-
 
 @dataclass(frozen=True)
 class Options:
@@ -171,6 +169,8 @@ def read_definition(out: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds something else.
     """
+    from .sweeping.grid import DEFINITION
+
     expected = f"out: expected a new folder, or one of a sweep, got {out}"
     if not out.exists():
         return {}
@@ -190,6 +190,7 @@ def read_definition(out: Path) -> dict[str, Any]:
 def write_definition(out: Path, config: Config, fingerprints: Mapping[str, str]) -> None:
     """Any of its runs' configs, which are the same but for the axes, and the data's fingerprint by fold."""
     from .engine.checkpoint import write_json
+    from .sweeping.grid import DEFINITION
 
     write_json(out / DEFINITION, {"config": asdict(config), "fingerprints": fingerprints})
 

@@ -15,7 +15,7 @@ from nmer_fast import evaluate, reproduce, train
 from nmer_fast.data import load_npz, synthetic
 from nmer_fast.engine.run import load_run, make_scheduler
 from nmer_fast.sweeping.work import Failure
-from tests.reporting.test_writing import check_latex
+from tests.reproducing.test_render import check_latex
 
 TINY = ("data.size=40", "training.teacher_epochs=1", "model.layers=1")
 OPTIONS = reproduce.Options(

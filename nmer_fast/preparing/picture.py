@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..colours import LIGHT, SERIES
 from ..data.featureset import CLIP
 from ..errors import UserError
 from ..files import write_atomically
@@ -18,16 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers and places carry the same information.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+BLUE, SKY, RED, GREY = LIGHT["blue"], LIGHT["sky"], LIGHT["vermillion"], LIGHT["muted"]
+COLOURS = [LIGHT[name] for name in SERIES]
 MARKERS = "os^Dvp"
-SPLITS = {"train": BLUE, "val": GREEN, "test": ORANGE, "none": "#999999"}
-GREY = "#666666"
+SPLITS = {"train": BLUE, "val": LIGHT["green"], "test": LIGHT["orange"], "none": LIGHT["grey"]}
 STYLE: dict[Any, Any] = {
-    "axes.edgecolor": "#999999", "axes.grid": True, "axes.axisbelow": True, "axes.labelcolor": "#333333",
+    "axes.edgecolor": GREY, "axes.grid": True, "axes.axisbelow": True, "axes.labelcolor": LIGHT["ink"],
     "axes.labelsize": 9, "axes.spines.right": False, "axes.spines.top": False, "axes.titlelocation": "left",
-    "axes.titlesize": 10, "figure.facecolor": "white", "font.family": "DejaVu Sans", "font.size": 9,
-    "grid.color": "#e6e6e6", "legend.frameon": False, "legend.fontsize": 9, "text.parse_math": False,
+    "axes.titlesize": 10, "figure.facecolor": LIGHT["paper"], "font.family": "DejaVu Sans", "font.size": 9,
+    "grid.color": LIGHT["rule"], "legend.frameon": False, "legend.fontsize": 9, "text.parse_math": False,
     "xtick.color": GREY, "xtick.labelsize": 8, "ytick.color": GREY, "ytick.labelsize": 8,
 }  # fmt: skip
 

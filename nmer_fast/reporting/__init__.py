@@ -1,1 +1,1 @@
-"""What a sweep's rows say: statistics, the paper's tables, and their forms."""
+"""The report of a run or of a sweep: one HTML page and its pictures."""

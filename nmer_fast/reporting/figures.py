@@ -1,4 +1,4 @@
-"""The report's pictures: each function makes one of what was collected."""
+"""The report's pictures: each public function makes one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean, stdev
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from ..colours import LIGHT, SERIES
 from ..engine.log import ACTIVE
-from ..models import SYSTEMS
-from .collect import AVERAGE, Collection, Noise, class_of, decibels
+from ..registry import SYSTEMS
+from ..system_names import split_system
+from ..tables import AVERAGE
+from .collection import Collection, Noise, class_of, decibels
 from .representations import Projection, Utterance
-from .style import LIGHT, MARKERS, SERIES, Key, Panel, Picture, short, strength_colours
+from .style import MARKERS, Key, Panel, Picture, short, strength_colours
 
 SHOWN_METRICS = ("wa", "ua")
 NAMES = {"wa": "WA", "ua": "UA", "f1": "F1"}
@@ -25,73 +29,82 @@ BAND = 0.2  # opacity
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; 0 of one value."""
+    """The sample standard deviation; 0 for a single value."""
     return stdev(values) if len(values) > 1 else 0.0
 
 
 def system_key(name: str) -> Key:
-    """A system looks the same in every report: its place in the registry decides, and a modality's first letter.
+    """The key of a system, which is the same in every report.
 
-    The classifiers of one modality come last: they stand with the others in no report.
+    A system of this package is told by its place in the registry. The classifiers of one modality come after the other
+    systems, which no report compares them with, and differ by the first letter of the modality. A system of another
+    package comes after all of these, at a place that its name decides.
     """
-    base, _, modality = name.partition(".")
-    place = sorted(SYSTEMS, key=lambda s: s == "unimodal").index(base) + sum(map(ord, modality[:1])) % 8
+    system, modality = split_system(name)
+    compared = [own for own in SYSTEMS.own if own != "unimodal"]
+    if system in compared:
+        place = compared.index(system)
+    elif system == "unimodal":
+        place = len(compared) + sum(map(ord, modality[:1])) % 8
+    else:
+        place = len(SYSTEMS.own) + crc32(system.encode()) % len(SERIES)
     return Key(name, LIGHT[SERIES[place % len(SERIES)]], MARKERS[place % len(MARKERS)], place >= len(SERIES))
 
 
-def curves(of: Collection) -> Picture | None:
-    """WA and UA of the incomplete conditions' average against SNR, a curve for each system; None without two SNRs."""
-    kinds = curve_names(of)
+def curves(collection: Collection) -> Picture | None:
+    """The average WA and UA over the incomplete conditions against SNR, by system; None where no noise has two SNRs."""
+    kinds = curve_kinds(collection)
     if not kinds:
         return None
-    limits = {metric: _limits(of, kinds, metric) for metric in SHOWN_METRICS}
+    limits = {metric: _limits(collection, kinds, metric) for metric in SHOWN_METRICS}
     panels = [
         Panel(
-            partial(_draw_curves, of=of, kind=kind, metric=metric, limits=limits[metric]),
+            partial(_draw_curves, collection=collection, kind=kind, metric=metric, limits=limits[metric]),
             f"{NAMES[metric]} against SNR under {kind} noise, a curve for each system",
         )
         for kind in kinds
         for metric in SHOWN_METRICS
     ]
     title = "Accuracy as noise grows, average of the incomplete conditions"
-    return Picture("snr", title, panels, columns=2, legend=[system_key(name) for name in of.systems])
+    return Picture("snr", title, panels, columns=2, legend=[system_key(name) for name in collection.systems])
 
 
-def curve_names(of: Collection) -> list[str]:
+def curve_kinds(collection: Collection) -> list[str]:
     """The kinds of noise that have an average at two SNRs or more."""
-    return [kind for kind in dict.fromkeys(n.curve for n in of.noises) if len(of_curve(of, kind)) > 1]
+    kinds = dict.fromkeys(noise.curve for noise in collection.noises)
+    return [kind for kind in kinds if len(noises_of_curve(collection, kind)) > 1]
 
 
-def of_curve(of: Collection, kind: str) -> list[Noise]:
-    """A kind of noise at each SNR where there is an average, the weakest first."""
-    at = [n for n in of.noises if n.curve == kind and n.snr_db is not None]
-    return [n for n in at if any(of.scores(system, n, AVERAGE, "wa") for system in of.systems)]
+def noises_of_curve(collection: Collection, kind: str) -> list[Noise]:
+    """The noises of a kind at each SNR that has an average, the weakest first."""
+    at = [n for n in collection.noises if n.curve == kind and n.snr_db is not None]
+    return [n for n in at if any(collection.scores(system, n, AVERAGE, "wa") for system in collection.systems)]
 
 
-def _limits(of: Collection, kinds: Sequence[str], metric: str) -> tuple[float, float]:
-    """Of the axis, the same for all kinds of noise."""
-    noises = [n for kind in kinds for n in of_curve(of, kind)]
-    cells = [values for s in of.systems for n in noises if (values := of.scores(s, n, AVERAGE, metric))]
-    low = min([of.floor(metric), *(fmean(values) - spread(values) for values in cells)])
-    high = max([of.floor(metric), *(fmean(values) + spread(values) for values in cells)])
+def _limits(collection: Collection, kinds: Sequence[str], metric: str) -> tuple[float, float]:
+    """The limits of the axis of scores, which are the same for all kinds of noise."""
+    noises = [n for kind in kinds for n in noises_of_curve(collection, kind)]
+    cells = [values for s in collection.systems for n in noises if (values := collection.scores(s, n, AVERAGE, metric))]
+    low = min([collection.constant_score(metric), *(fmean(values) - spread(values) for values in cells)])
+    high = max([collection.constant_score(metric), *(fmean(values) + spread(values) for values in cells)])
     margin = 0.06 * (high - low) + 0.2
     return low - margin, high + margin
 
 
-def _draw_curves(ax: Axes, of: Collection, kind: str, metric: str, limits: tuple[float, float]) -> None:
-    noises = of_curve(of, kind)
-    for name in of.systems:
-        points = [(n.snr_db, values) for n in noises if (values := of.scores(name, n, AVERAGE, metric))]
+def _draw_curves(ax: Axes, collection: Collection, kind: str, metric: str, limits: tuple[float, float]) -> None:
+    noises = noises_of_curve(collection, kind)
+    for name in collection.systems:
+        points = [(n.snr_db, values) for n in noises if (values := collection.scores(name, n, AVERAGE, metric))]
         if not points:
             continue
         x, middle = np.array([snr for snr, _ in points]), np.array([fmean(values) for _, values in points])
         around, key = np.array([spread(values) for _, values in points]), system_key(name)
         if around.any():
-            opacity = BAND if len(of.systems) < 5 else BAND / 2
+            opacity = BAND if len(collection.systems) < 5 else BAND / 2
             ax.fill_between(x, middle - around, middle + around, color=key.colour, alpha=opacity, linewidth=0)
         ax.plot(x, middle, **key.line)
     ratios = [n.snr_db for n in noises if n.snr_db is not None]
-    _floor(ax, of, metric, horizontal=True)
+    _draw_constant_score(ax, collection, metric, horizontal=True)
     ax.set_title(f"{NAMES[metric]} %, {kind} noise")
     ax.set_xlabel("SNR, dB (noisier to the right)")
     ax.xaxis.set_major_locator(FixedLocator(ratios))
@@ -101,9 +114,9 @@ def _draw_curves(ax: Axes, of: Collection, kind: str, metric: str, limits: tuple
     ax.set_ylim(*limits)
 
 
-def _floor(ax: Axes, of: Collection, metric: str, *, horizontal: bool) -> None:
-    """A dotted line at what one answer to everything scores."""
-    value = of.floor(metric)
+def _draw_constant_score(ax: Axes, collection: Collection, metric: str, *, horizontal: bool) -> None:
+    """A dotted line at the score of a model that gives one answer to everything."""
+    value = collection.constant_score(metric)
     line: dict[str, Any] = {"color": LIGHT["muted"], "linestyle": ":", "linewidth": 1.2, "zorder": 1}
     if not horizontal:
         ax.axvline(value, **line)
@@ -113,17 +126,17 @@ def _floor(ax: Axes, of: Collection, metric: str, *, horizontal: bool) -> None:
 
 
 def _note(ax: Axes, text: str, where: tuple[float, float], by: tuple[float, float], **how: Any) -> None:
-    """Small text, so many points away from a place."""
+    """Small text at an offset `by`, in points, from a place."""
     ax.annotate(text, where, by, textcoords="offset points", color=LIGHT["muted"], fontsize=8, **how)
 
 
-def bars(of: Collection, noise: Noise) -> Picture:
+def bars(collection: Collection, noise: Noise) -> Picture:
     """WA and UA of every condition under one noise, a bar for each system."""
-    systems = [name for name in of.systems if of.of(name, noise)]
-    height = len(of.shown) * (0.12 * len(systems) + 0.14 + 0.06 * (len(systems) < 4)) + 0.85
+    systems = [name for name in collection.systems if collection.evaluations(name, noise)]
+    height = len(collection.shown) * (0.12 * len(systems) + 0.14 + 0.06 * (len(systems) < 4)) + 0.85
     panels = [
         Panel(
-            partial(_draw_conditions, of=of, noise=noise, systems=systems, metric=metric),
+            partial(_draw_conditions, collection=collection, noise=noise, systems=systems, metric=metric),
             f"{NAMES[metric]} by condition under {noise.phrase}, a bar for each system",
         )
         for metric in SHOWN_METRICS
@@ -133,20 +146,20 @@ def bars(of: Collection, noise: Noise) -> Picture:
 
 
 def _blocks(systems: Sequence[str]) -> list[Key]:
-    """Keys of areas."""
+    """The keys of systems whose bars have no marker."""
     return [Key(key.label, key.colour, "s", bare=True) for key in map(system_key, systems)]
 
 
-def _draw_conditions(ax: Axes, of: Collection, noise: Noise, systems: Sequence[str], metric: str) -> None:
+def _draw_conditions(ax: Axes, collection: Collection, noise: Noise, systems: Sequence[str], metric: str) -> None:
     thick = 0.8 / len(systems)
     for i, name in enumerate(systems):
-        found = [of.scores(name, noise, condition, metric) for condition in of.shown]
+        found = [collection.scores(name, noise, condition, metric) for condition in collection.shown]
         places = [j + (i - (len(systems) - 1) / 2) * thick for j, values in enumerate(found) if values]
         _draw_bars(ax, places, [values for values in found if values], thick, system_key(name).colour)
-    _floor(ax, of, metric, horizontal=False)
-    ax.set_yticks(range(len(of.shown)), [short(name) for name in of.shown])
+    _draw_constant_score(ax, collection, metric, horizontal=False)
+    ax.set_yticks(range(len(collection.shown)), [short(name) for name in collection.shown])
     ax.tick_params(axis="y", labelcolor=LIGHT["ink"])
-    ax.set_ylim(len(of.shown) - 0.4, -0.6)
+    ax.set_ylim(len(collection.shown) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.grid(axis="y", visible=False)
     ax.set_title(f"{NAMES[metric]} %")
@@ -154,7 +167,7 @@ def _draw_conditions(ax: Axes, of: Collection, noise: Noise, systems: Sequence[s
 
 
 def _draw_bars(ax: Axes, places: Sequence[float], found: Sequence[Sequence[float]], thick: float, colour: str) -> None:
-    """One system's; a whisker is one standard deviation."""
+    """The bars of one system; a whisker is one standard deviation."""
     middle, around = [fmean(values) for values in found], [spread(values) for values in found]
     ax.barh(places, middle, 0.86 * thick, color=colour)
     if any(around):
@@ -164,21 +177,21 @@ def _draw_bars(ax: Axes, places: Sequence[float], found: Sequence[Sequence[float
             _note(ax, f"{value:.1f}", (value + around_it, place), (3, 0), va="center")
 
 
-def confusion(of: Collection, noise: Noise) -> Picture:
-    """The classes' confusions: of one system in every condition, of several in the incomplete ones together."""
-    systems = [name for name in of.systems if of.of(name, noise)]
+def confusion(collection: Collection, noise: Noise) -> Picture:
+    """Confusion matrices: a single system's for each condition, or each system's over the incomplete conditions."""
+    systems = [name for name in collection.systems if collection.evaluations(name, noise)]
     found: dict[str, list[list[int]]] = {}
     for name in systems:
-        parts = {c: counts for c in of.shown if (counts := of.confusion(name, noise, c))}
+        parts = {c: counts for c in collection.shown if (counts := collection.confusion(name, noise, c))}
         if len(systems) == 1:
             found |= {f"clean: {condition}": counts for condition, counts in parts.items()}
-        elif incomplete := [parts[c] for c in of.incomplete if c in parts]:
+        elif incomplete := [parts[c] for c in collection.incomplete if c in parts]:
             found[name] = added(incomplete)
     panels = [
-        Panel(partial(_draw_confusion, title=title, cells=shares(counts), classes=of.classes), title)
+        Panel(partial(_draw_confusion, title=title, cells=shares(counts), classes=collection.classes), title)
         for title, counts in found.items()
     ]
-    side = 1.2 + 0.42 * len(of.classes)
+    side = 1.2 + 0.42 * len(collection.classes)
     what = systems[0] if len(systems) == 1 else "incomplete conditions"
     title = f"Predicted against true, {what}, {noise.phrase}"
     return Picture(_file("confusion", str(noise)), title, panels, columns=4, size=(side + 0.3, side))
@@ -190,7 +203,7 @@ def added(matrices: Sequence[list[list[int]]]) -> list[list[int]]:
 
 
 def shares(counts: list[list[int]]) -> list[list[float | None]]:
-    """Of each true class, the percentages that are predicted as each; None of a class without samples."""
+    """The percentages of each true class that are predicted as each class; None for a class without samples."""
     return [[100 * n / sum(row) if sum(row) else None for n in row] for row in counts]
 
 
@@ -207,13 +220,13 @@ def _draw_confusion(ax: Axes, title: str, cells: list[list[float | None]], class
     ax.set_title(short(title))
 
 
-def losses(of: Collection, system: str) -> Picture:
-    """Each loss term by epoch, a curve for each noise that was trained with, the mean over seeds and folds."""
-    runs = [run for run in of.runs if run.system == system]
+def losses(collection: Collection, system: str) -> Picture:
+    """Each loss term by epoch, averaged over seeds and folds, with a curve for each noise of the training."""
+    runs = [run for run in collection.runs if run.system == system]
     trained: dict[Noise | None, list[Any]] = {}
     for run in runs:
         complete = class_of(system).complete
-        trained.setdefault(None if complete else Noise.of(run.config.noise), []).append(run.results["losses"])
+        trained.setdefault(None if complete else Noise.from_config(run.config.noise), []).append(run.results["losses"])
     keys = noise_keys([noise for noise in trained if noise is not None]) or {None: Key("complete data", LIGHT["blue"])}
     terms = list(dict.fromkeys(term for run in runs for epoch in run.results["losses"] for term in epoch))
     terms.sort(key=lambda term: term != "total")
@@ -236,7 +249,7 @@ def _draw_term(ax: Axes, term: str, trained: Mapping[Noise | None, list[Any]], k
 
 
 def noise_keys(noises: Sequence[Noise]) -> dict[Any, Key]:
-    """Colour is strength; the second and later kinds of noise are dashed."""
+    """A key for each noise: the colour shows the SNR, and kinds after the first are dashed."""
     ratios = sorted({n.snr_db for n in noises if n.snr_db is not None}, reverse=True)
     colours = dict(zip(ratios, strength_colours(len(ratios)), strict=True))
     kinds = list(dict.fromkeys(n.curve for n in noises))
@@ -247,7 +260,7 @@ def noise_keys(noises: Sequence[Noise]) -> dict[Any, Key]:
 
 
 def _draw_loss(ax: Axes, histories: Sequence[Sequence[float]], key: Key) -> None:
-    """The mean of histories, which may differ in length where epochs do."""
+    """The mean of histories over the epochs that all of them have."""
     length = min(map(len, histories))
     values = np.array([history[:length] for history in histories])
     epochs, middle = np.arange(1, length + 1), values.mean(0)
@@ -258,7 +271,7 @@ def _draw_loss(ax: Axes, histories: Sequence[Sequence[float]], key: Key) -> None
 
 
 def _log_if_wide(ax: Axes) -> None:
-    """A logarithmic axis where values are positive and span much."""
+    """Make the axis logarithmic if all values are positive and the largest is over 20 times the smallest."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()])
     if values.min() > 0 and values.max() > 20 * values.min():
         ax.set_yscale("log")
@@ -267,7 +280,7 @@ def _log_if_wide(ax: Axes) -> None:
 
 
 def latent(system: str, curves: Mapping[Any, np.ndarray], keys: Mapping[Any, Key]) -> Picture:
-    """KL of each latent dimension, the largest first, a curve for each of `curves`, all with a key."""
+    """The KL of each latent dimension, the largest first, for each of `curves`; `keys` has their keys."""
 
     def draw(ax: Axes) -> None:
         for name, values in curves.items():
@@ -348,14 +361,14 @@ def utterance(found: Utterance, noises: Sequence[Noise]) -> Picture:
 
 
 def _draw_image(ax: Axes, image: np.ndarray, title: str, x: float, y: float) -> None:
-    """In a square of 1, under its title."""
+    """An image in a square with sides of 1, under its title."""
     options: dict[str, Any] = {"cmap": "cividis", "vmin": -3, "vmax": 3, "aspect": "auto", "interpolation": "none"}
     ax.imshow(image, extent=(x, x + 1, y + 1, y), **options)
     ax.text(x + 0.5, y - 0.04, title, {"ha": "center", "va": "bottom", "color": LIGHT["muted"], "fontsize": 9})
 
 
 def _rows_of(noises: Sequence[Noise]) -> dict[str, list[int]]:
-    """By kind of noise, the pictures' places; each row begins with the clean one."""
+    """The images' indices by kind of noise; each row begins with the clean image, 0."""
     rows: dict[str, list[int]] = {}
     for place, noise in enumerate(noises, 1):
         rows.setdefault(noise.curve, [0]).append(place)
@@ -367,6 +380,6 @@ def _strength(noise: Noise) -> str:
 
 
 def _file(stem: str, what: str) -> str:
-    """A file's name of a picture of something, whatever that is called."""
+    """The name of a picture's file; letters that a file name should not have become underscores."""
     plain = what.replace("\N{MINUS SIGN}", "-").replace(" dB", "dB")
     return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{plain}")[:120]

@@ -1,9 +1,10 @@
-"""The report's page: sections of tables, pictures and words, in one HTML file that needs nothing else."""
+"""The report's page: sections of tables, pictures and text in one HTML file that needs no other file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any, Literal
 
 from jinja2 import Environment
 
-from .style import COLOURS, Key, Picture
+from ..colours import COLOURS
+from ..tables import Cell
+from .style import Key, Picture
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,11 @@ class Figure:
     """A picture in the page.
 
     Attributes:
-        legend: of the panels.
+        legend: the keys of the series in the panels.
         svgs: the panels.
-        least: CSS pixels that a panel needs, in width.
-        caption: what is to be seen.
-        png: the file beside the page.
+        least: the least width of a panel, in CSS pixels.
+        caption: the text below the picture.
+        png: the name of the PNG file beside the page.
     """
 
     legend: Sequence[Key]
@@ -36,7 +39,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix: of each true class, percent and count that were predicted as each class."""
+    """A confusion matrix.
+
+    Attributes:
+        title: the text above the matrix.
+        classes: the names of the classes.
+        rows: for each true class its name, and percent (None without samples) and count of each predicted class.
+    """
 
     title: str
     classes: Sequence[str]
@@ -48,12 +57,12 @@ class Block:
     """A part of a section.
 
     Attributes:
-        kind: which decides how `content` is shown: a Table, a Figure, matrices by system, a paragraph, a PNG's
-            name, blocks to unfold, or blocks by the name of an option.
-        content: of that kind.
-        label: of a fold or a choice.
-        note: beside a fold's label.
-        tall: a table that scrolls inside the page.
+        kind: how `content` is shown.
+        content: a Table, a Figure, matrices by system, a paragraph, the name of a PNG file (link), blocks to unfold
+            (fold), or blocks by the name of an option (choice).
+        label: the label of a fold or a choice.
+        note: a text beside a fold's label.
+        tall: whether a table scrolls inside the page.
     """
 
     kind: Literal["table", "figure", "matrices", "text", "link", "fold", "choice"]
@@ -74,13 +83,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above and below the sections.
+    """The texts above and below the sections.
 
     Attributes:
-        title: of the page.
-        lead: a sentence or two.
-        facts: names and values.
-        foot: the last line.
+        title: the page's title.
+        lead: a sentence or two below the title.
+        facts: names and values, for the overview.
+        foot: the last line of the page.
     """
 
     title: str
@@ -90,11 +99,11 @@ class Head:
 
 
 class Page:
-    """Collects sections and pictures, and makes the page and the PNG files of them.
+    """Sections and pictures, from which the page and the PNG files are made.
 
     Attributes:
-        sections: in order.
-        files: content by name, the PNG files'.
+        sections: the sections in the page's order.
+        files: the contents of the PNG files by name.
     """
 
     def __init__(self) -> None:
@@ -102,14 +111,14 @@ class Page:
         self.files: dict[str, bytes] = {}
 
     def add(self, title: str, *blocks: Block | None) -> None:
-        """A section of the blocks that there are, if there is one."""
+        """Add a section of the blocks that are not None, if there are any."""
         there = [block for block in blocks if block is not None]
         if there:
             name = re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
             self.sections.append(Section(name, title, there))
 
     def figure(self, picture: Picture, caption: str) -> Block:
-        """A picture as a block, and its PNG among the files."""
+        """The block of a picture, whose PNG is added to the files."""
         name = f"{picture.name}.png"
         self.files[name] = picture.png()
         legend = picture.legend if len(picture.legend) > 1 else ()
@@ -117,11 +126,12 @@ class Page:
         return Block("figure", Figure(legend, list(picture.svgs()), least, caption, name))
 
     def html(self, head: Head, missing: Sequence[str]) -> bytes:
-        """The whole page. All that is not this package's own is escaped, and no script but its own may run."""
+        """The whole page. Every text from outside this package is escaped, and only the page's own script may run."""
         here = files(__package__)
         script = here.joinpath("page.js").read_text()
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        environment.filters |= {"shown": shown, "sort_key": sort_key}
         text = environment.from_string(here.joinpath("page.html").read_text()).render(
             head=head, missing=missing, sections=self.sections,
             css=_colours() + here.joinpath("page.css").read_text(), script=script, script_hash=f"sha256-{digest}",
@@ -130,18 +140,30 @@ class Page:
 
 
 def choice(label: str, options: Sequence[tuple[str, Sequence[Block]]]) -> Block | None:
-    """One of several options is shown; nothing of no option."""
+    """A block that shows one of several options; None where there are none."""
     return Block("choice", options, label) if options else None
 
 
+def shown(cell: Cell) -> str:
+    """The text of a cell; a negative number has a real minus sign."""
+    return cell.text if isinstance(cell.value, str) else cell.text.replace("-", "\N{MINUS SIGN}")
+
+
+def sort_key(cell: Cell) -> str:
+    """The number that the page sorts a cell by, with more digits than its text; empty where the text serves."""
+    if cell.source:
+        return "" if cell.source == cell.text else cell.source
+    return f"{cell.value:.6f}" if cell.digits and not math.isnan(cell.number) else ""
+
+
 def _colours() -> str:
-    """The themes' colours as variables."""
+    """The colours of both themes as CSS variables."""
     values = "".join(f"--{name}:light-dark({light},{dark});" for name, (light, dark) in COLOURS.items())
     return f":root{{{values}}}\n"
 
 
 def _with_classes(text: str) -> str:
-    """The page with the styles of its SVGs' tags, which repeat thousands of times, as classes."""
+    """The page with the styles of its SVGs, which repeat thousands of times, turned into classes."""
     names: dict[str, str] = {}
 
     def as_class(style: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a trained model makes of the test split: its latent, its joint representations; and what it is given to read."""
+"""A trained model's latent and joint representations of the test split, and the features that it reads."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from ..models.mmin import MMIN
 from ..models.nmer import kl_per_latent
 from ..models.nmer_no_sampling import NMERNoSampling
 from ..models.nmer_no_vae import NMERNoVAE
+from ..tables import AVERAGE
 
-SHOWN = 240  # samples in a projection, of each of its panels
-DIMENSIONS, STEPS = 64, 48  # in a picture of features, at most
+SHOWN = 240  # at most so many samples in each panel of a projection
+DIMENSIONS, STEPS = 64, 48  # at most so many in a picture of features
 CLEAN, NOISY = "clean", "noisy"
 RESTORED_CLEAN, RESTORED = "reconstructed, from clean", "reconstructed, from noisy"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRun:
     """A run's model and the data that it was trained on.
 
     Attributes:
-        model: in eval mode.
-        standardiser: of the features.
-        config: of the run.
-        data: standardised.
+        model: the model, in eval mode.
+        standardiser: the standardiser of the features.
+        config: the configuration of the run.
+        data: the data, standardised.
     """
 
     model: System
@@ -50,17 +51,17 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a model makes of the test split under one noise.
+class Representations:
+    """A model's representations of the test split, clean and under one noise.
 
     Attributes:
-        kl: mean KL of each latent dimension in nats, [latent], by what is clean: "all", "incomplete" (the mean over
-            the conditions that training draws from) and "none"; empty without a VAE.
-        clean: float32 [N, width], joint representations of clean data.
-        noisy: the same of data that is noisy in every modality.
-        restored: what the model reconstructs out of those; None where it reconstructs nothing.
-        restored_clean: what it reconstructs out of clean data, to compare with.
-        labels: int64 [N].
+        kl: the mean KL of each latent dimension in nats, [latent], under the conditions "all" and "none", and AVERAGE
+            over the incomplete conditions; empty without a VAE.
+        clean: joint representations of clean data, float32 [N, width].
+        noisy: joint representations of data that is noisy in every modality, float32 [N, width].
+        restored: the model's reconstructions from noisy data, float32 [N, width]; None where it reconstructs nothing.
+        restored_clean: the reconstructions from clean data, which `restored` is compared with.
+        labels: true classes, int64 [N].
     """
 
     kl: dict[str, Tensor]
@@ -76,11 +77,12 @@ class Projection:
     """The joint representations on the plane of their two first principal components.
 
     Attributes:
-        points: by name, CLEAN, NOISY and perhaps RESTORED and RESTORED_CLEAN: float64 [n, 2].
-        labels: int64 [n].
-        explained: share of the variance that the plane has.
-        moved: of NOISY, and perhaps RESTORED: mean squared distance to the same without noise, over the variance of
-            those without; 1 is what the mean of all of them would have.
+        points: coordinates by name (CLEAN, NOISY and, if the model reconstructs, RESTORED and RESTORED_CLEAN),
+            float64 [n, 2].
+        labels: true classes, int64 [n].
+        explained: the share of the variance that lies in the plane.
+        moved: the mean squared distance that noise moves a representation, over the variance of the clean ones, for
+            NOISY and, if the model reconstructs, RESTORED. At 1 the samples cannot be told apart any more.
     """
 
     points: dict[str, np.ndarray]
@@ -89,71 +91,71 @@ class Projection:
     moved: dict[str, float]
 
 
-class Loader:
-    """Loads runs; data that several of them share is read once."""
+class RunLoader:
+    """Loads runs; data that several runs share is read once."""
 
     def __init__(self) -> None:
         self.sets: dict[tuple[Any, str], FeatureSet] = {}
 
-    def __call__(self, folder: Path) -> Loaded:
-        """A run with its data.
+    def __call__(self, folder: Path) -> LoadedRun:
+        """Load a run with its data.
 
         Raises:
-            UserError: checkpoint or data are missing, damaged, or not what they were.
+            UserError: the checkpoint or the data is missing, damaged or has changed.
         """
         model, standardiser, config, state = load_run(folder, torch.device("cpu"))
         key = (config.data, state["fingerprint"])
         if key not in self.sets:
             self.sets[key] = prepare(config.data, standardiser, state, own=True)
-        return Loaded(model, standardiser, config, self.sets[key])
+        return LoadedRun(model, standardiser, config, self.sets[key])
 
 
 @singledispatch
-def joint(model: System, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
-    """From what a system's `encode` gave to its joint representation, [B, width], and what it reconstructs of it.
+def joint_representation(model: System, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The joint representation, [B, width], and the reconstruction of a system, from the result of its `encode`.
 
-    For a system that is not known here the former is all that it encodes.
+    A system that is not registered below has all that it encodes as its representation, and no reconstruction.
     """
     return encoded.flatten(1), None
 
 
-@joint.register
+@joint_representation.register
 def _(model: NMER, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
-    """h', and the decoder's output, whose target was a teacher's h of complete data."""
+    """H' and the decoder's output, whose target in training is the teacher's h of complete data."""
     specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
     z = model.to_mu(model.attend(torch.cat([specific, invariant], dim=1)))
     return specific, model.decoder(torch.cat([z, invariant], dim=1))
 
 
-@joint.register
+@joint_representation.register
 def _(model: NMERNoVAE, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
     return encoded[:, :, 0].flatten(1), None
 
 
-@joint.register
+@joint_representation.register
 def _(model: MMIN, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
     return encoded.flatten(1), model.forward_cascade(encoded.flatten(1))[0]
 
 
-@joint.register
+@joint_representation.register
 def _(model: IFMMIN, encoded: Tensor) -> tuple[Tensor, Tensor | None]:
     specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
     return specific, model.cascade(specific, invariant)[0]
 
 
 def has_joint(system: type[System]) -> bool:
-    """Whether its modalities come together in one representation that can be looked at."""
+    """Whether the system joins the modalities in one representation that can be pictured."""
     return issubclass(system, Separable) and not issubclass(system, LateFusion)
 
 
 def has_posterior(system: type[System]) -> bool:
-    """Whether it has a VAE."""
+    """Whether the system has a VAE."""
     return issubclass(system, NMER) and not issubclass(system, NMERNoSampling)
 
 
 @torch.no_grad()
-def look(loaded: Loaded, noise: NoiseConfig) -> Seen:
-    """Run a model that has a joint representation over the test split, with the noise that evaluation gives."""
+def represent(loaded: LoadedRun, noise: NoiseConfig) -> Representations:
+    """The representations of a model that has a joint representation, under the noise that evaluation draws."""
     model, seed, data = loaded.model, loaded.config.training.seed, loaded.data
     batches = Batches(data, torch.device("cpu"), loaded.config.training.batch_size, padding=noise.padding)
     scheduler = make_scheduler(loaded.standardiser.variances, noise, seed)
@@ -164,8 +166,8 @@ def look(loaded: Loaded, noise: NoiseConfig) -> Seen:
         clean = model.encode(batch.features, batch.lengths)
         noisy = model.encode(add_noise(scheduler, batch, rng, "none").features, batch.lengths)
         found: dict[str, Tensor | None] = {}
-        found["clean"], found["restored_clean"] = joint(model, clean)
-        found["noisy"], found["restored"] = joint(model, noisy)
+        found["clean"], found["restored_clean"] = joint_representation(model, clean)
+        found["noisy"], found["restored"] = joint_representation(model, noisy)
         if has_posterior(type(model)):
             found |= _kl(model, clean, noisy, scheduler.noisy_of_condition, scheduler.conditions.incomplete)
         for name, value in found.items():
@@ -174,11 +176,11 @@ def look(loaded: Loaded, noise: NoiseConfig) -> Seen:
     whole = {name: torch.cat(values) for name, values in parts.items()}
     kl = {name.removeprefix("kl."): values.mean(0) for name, values in whole.items() if name.startswith("kl.")}
     restored = whole.get("restored"), whole.get("restored_clean")
-    return Seen(kl, whole["clean"], whole["noisy"], *restored, data.labels[rows])
+    return Representations(kl, whole["clean"], whole["noisy"], *restored, data.labels[rows])
 
 
 def _kl(model: System, clean: Tensor, noisy: Tensor, is_noisy: Tensor, incomplete: int) -> dict[str, Tensor]:
-    """A batch's KL of each latent dimension, once for each sample, so that batches of any size are joined rightly."""
+    """A batch's KL of each latent dimension, repeated for each sample, so that batches of any size average rightly."""
     assert isinstance(model, NMER)
     by_condition = []
     for row in is_noisy:
@@ -187,13 +189,13 @@ def _kl(model: System, clean: Tensor, noisy: Tensor, is_noisy: Tensor, incomplet
         by_condition.append(kl_per_latent(model.to_mu(state), model.to_logvar(state)).expand(len(encoded), -1))
     return {
         "kl.all": by_condition[-1],
-        "kl.incomplete": torch.stack(by_condition[:incomplete]).mean(0),
+        f"kl.{AVERAGE}": torch.stack(by_condition[:incomplete]).mean(0),
         "kl.none": by_condition[-2],
     }
 
 
-def project(seen: Seen) -> Projection | None:
-    """A plane for all of them, fitted to all; None of too few samples."""
+def project(seen: Representations) -> Projection | None:
+    """The projection onto the plane that is fitted to all representations; None for fewer than three samples."""
     if len(seen.labels) < 3:
         return None
     named = {CLEAN: seen.clean, NOISY: seen.noisy}
@@ -215,11 +217,11 @@ class Utterance:
     """One utterance's features, clean and under noise.
 
     Attributes:
-        name: of the sample.
-        class_name: its true class.
-        lengths: steps by modality.
-        images: by modality, and by noise (the first is clean): float32 [dimensions, steps], parts of them where they
-            are large; the dimensions in the order of the clean features' means over time.
+        name: the sample's name.
+        class_name: the sample's true class.
+        lengths: the number of steps by modality.
+        images: features by modality and noise (the first is clean), float32 [dimensions, steps]. The dimensions are in
+            the order of the clean features' means over time; of large features a part is kept.
     """
 
     name: str
@@ -229,8 +231,8 @@ class Utterance:
 
 
 @torch.no_grad()
-def picture(loaded: Loaded, noises: Sequence[NoiseConfig]) -> Utterance:
-    """The test utterance of median length, among those that have every modality, with evaluation's own noise."""
+def noised_utterance(loaded: LoadedRun, noises: Sequence[NoiseConfig]) -> Utterance:
+    """The test utterance of median length among those with every modality, under the noise that evaluation draws."""
     data, seed = loaded.data, loaded.config.training.seed
     rows = data.splits["test"]
     lengths = torch.stack([ragged.lengths[rows] for ragged in data.modalities.values()])

@@ -1,4 +1,4 @@
-"""What the report says, section by section, in the order of the page."""
+"""The sections of the report, in the order of the page."""
 
 from __future__ import annotations
 
@@ -11,63 +11,73 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..colours import LIGHT
 from ..config import NoiseConfig
 from ..engine.checkpoint import MODEL
 from ..engine.log import ACTIVE
 from ..errors import UserError
 from ..sweeping.work import read_json
-from . import cells, figures
-from .collect import AVERAGE, Collection, Noise, Run, class_of, decibels
+from ..tables import AVERAGE
+from . import figures, score_tables
+from .collection import Collection, Noise, Run, class_of, decibels
 from .figures import NAMES
 from .page import Block, Head, Matrix, Page, choice
 from .representations import (
     NOISY,
     RESTORED,
-    Loaded,
-    Loader,
+    LoadedRun,
     Projection,
-    Seen,
+    Representations,
+    RunLoader,
     has_joint,
     has_posterior,
-    look,
-    picture,
+    noised_utterance,
     project,
+    represent,
 )
-from .style import LIGHT, Key
+from .style import Key
 
 KL_KEYS = {
     "all": Key("all clean", LIGHT["sky"]),
-    "incomplete": Key("incomplete conditions", LIGHT["blue"]),
+    AVERAGE: Key("incomplete conditions", LIGHT["blue"]),
     "none": Key("none clean", LIGHT["vermillion"]),
 }
 LADDER = (0.0, -10.0, -20.0, -30.0, -40.0)
-"""SNRs of the pictures of features of a run that was evaluated at one: the paper's, and that of equal power."""
+"""SNRs, in dB, at which features are pictured if a run was evaluated at one SNR: the paper's and 0, equal power."""
 
 
-def fill(page: Page, of: Collection) -> None:
-    """All sections; what cannot be had is added to `of.missing`."""
-    of.missing += [f"{name}, which failed: {message}" for name, message in of.failed.items()]
-    if of.unfinished:
-        of.missing.append(f"Runs that are not finished: {', '.join(of.unfinished)}")
-    _scores(page, of)
-    _curves(page, of)
-    _conditions(page, of)
-    _confusions(page, of)
-    _losses(page, of)
-    _models(page, of)
-    page.add("Every row and setting", *_rows(of))
+def add_sections(page: Page, collection: Collection) -> None:
+    """Add all sections to the page; what the report lacks is added to `collection.missing`."""
+    collection.missing += [f"{name}, which failed: {message}" for name, message in collection.failed.items()]
+    if collection.unfinished:
+        collection.missing.append(f"Runs that are not finished: {', '.join(collection.unfinished)}")
+    _scores(page, collection)
+    _curves(page, collection)
+    _conditions(page, collection)
+    _confusions(page, collection)
+    _losses(page, collection)
+    _models(page, collection)
+    page.add("Every row and setting", *_all_rows(collection))
 
 
-def _scores(page: Page, of: Collection) -> None:
-    """The tables."""
-    few = "" if of.shown == of.conditions else " There are too many conditions to show; the rows at the end have all."
-    if len(of.runs) == 1 and len(of.noises) == 1:
-        page.add("Scores", Block("text", WHAT_METRICS_ARE + few), Block("table", cells.of_one(of, of.noises[0])))
+def _scores(page: Page, collection: Collection) -> None:
+    """The section of the tables of scores."""
+    few = (
+        ""
+        if collection.shown == collection.conditions
+        else " There are too many conditions to show; the rows at the end have all."
+    )
+    if len(collection.runs) == 1 and len(collection.noises) == 1:
+        page.add(
+            "Scores",
+            Block("text", WHAT_METRICS_ARE + few),
+            Block("table", score_tables.of_one_run(collection, collection.noises[0])),
+        )
         return
-    deviation = " The number behind ± is the standard deviation over runs." if _repeated(of) else ""
-    bold = " The best of a column is bold." if len(of.systems) > 1 else ""
-    overview = [(NAMES[m], [Block("table", cells.averages(of, m))]) for m in NAMES]
-    each = [(NAMES[m], [Block("table", cells.by_condition(of, m), tall=True)]) for m in NAMES]
+    deviation = " The number behind ± is the standard deviation over runs." if _is_repeated(collection) else ""
+    bold = " The best of a column is bold." if len(collection.systems) > 1 else ""
+    overview = [(NAMES[m], [Block("table", score_tables.averages(collection, m))]) for m in NAMES]
+    each = [(NAMES[m], [Block("table", score_tables.by_condition(collection, m), tall=True)]) for m in NAMES]
     page.add(
         "Scores",
         Block("text", WHAT_METRICS_ARE + deviation + bold + few + " A click on a column's name sorts by it."),
@@ -82,32 +92,37 @@ WHAT_METRICS_ARE = (
 )
 
 
-def _repeated(of: Collection) -> bool:
-    """Whether anything was run more than once, under other seeds or folds."""
-    return any(len(of.of(system, noise)) > 1 for system in of.systems for noise in of.noises)
+def _is_repeated(collection: Collection) -> bool:
+    """Whether a system was run more than once under a noise, with other seeds or folds."""
+    return any(
+        len(collection.evaluations(system, noise)) > 1 for system in collection.systems for noise in collection.noises
+    )
 
 
-def _curves(page: Page, of: Collection) -> None:
-    drawn = figures.curves(of)
+def _curves(page: Page, collection: Collection) -> None:
+    drawn = figures.curves(collection)
     if drawn is None:
-        how = f"python -m nmer_fast.evaluate {of.folder} --snr 0 -10 -20 -30 -40 --out {of.folder / 'robustness'}"
-        more = "." if of.is_sweep else f"; for a curve: {how}"
-        of.missing.append(f"Accuracy against SNR: nothing was evaluated at two strengths of one noise{more}")
+        folder = collection.folder
+        how = f"python -m nmer_fast.evaluate {folder} --snr 0 -10 -20 -30 -40 --out {folder / 'robustness'}"
+        more = "." if collection.is_sweep else f"; for a curve: {how}"
+        collection.missing.append(f"Accuracy against SNR: nothing was evaluated at two strengths of one noise{more}")
         return
-    band = "A band is one standard deviation over runs to each side."
+    band = "A point is one run, so there are no bands."
+    if _is_repeated(collection):
+        band = "A band is one standard deviation over runs to each side."
     caption = (
-        f"{_extremes(of)} {band if _repeated(of) else 'A point is one run, so there are no bands.'} The dotted line is "
+        f"{_describe_extremes(collection)} {band} The dotted line is "
         "what one answer to everything scores: a system on it has learned nothing that survives the noise."
     )
     page.add("Accuracy against SNR", page.figure(drawn, caption))
 
 
-def _extremes(of: Collection) -> str:
+def _describe_extremes(collection: Collection) -> str:
     """The best average WA at both ends of the first curve, in words."""
-    noises = figures.of_curve(of, figures.curve_names(of)[0])
+    noises = figures.noises_of_curve(collection, figures.curve_kinds(collection)[0])
 
     def best(noise: Noise) -> str:
-        found = {s: values for s in of.systems if (values := of.scores(s, noise, AVERAGE, "wa"))}
+        found = {s: values for s in collection.systems if (values := collection.scores(s, noise, AVERAGE, "wa"))}
         name = max(found, key=lambda s: fmean(found[s]))
         who = f" ({name})" if len(found) > 1 else ""
         return f"{fmean(found[name]):.1f} %{who} at {decibels(noise.snr_db or 0.0)}"
@@ -115,19 +130,24 @@ def _extremes(of: Collection) -> str:
     return f"Under {noises[0].kind} noise the highest average WA is {best(noises[0])} and {best(noises[-1])}."
 
 
-def _conditions(page: Page, of: Collection) -> None:
-    whisker = " A whisker is one standard deviation over runs." if _repeated(of) else ""
+def _conditions(page: Page, collection: Collection) -> None:
+    whisker = " A whisker is one standard deviation over runs." if _is_repeated(collection) else ""
     options: list[tuple[str, Sequence[Block]]] = []
-    for noise in of.noises:
-        caption = f"{_cost(of, noise)} The dotted line is what one answer to everything scores.{whisker}"
-        options.append((str(noise), [page.figure(figures.bars(of, noise), caption)]))
+    for noise in collection.noises:
+        extremes = _describe_extreme_conditions(collection, noise)
+        caption = f"{extremes} The dotted line is what one answer to everything scores.{whisker}"
+        options.append((str(noise), [page.figure(figures.bars(collection, noise), caption)]))
     page.add("What is clean", choice("Noise", options))
 
 
-def _cost(of: Collection, noise: Noise) -> str:
-    """The first system's best and worst incomplete conditions."""
-    system = next(name for name in of.systems if of.of(name, noise))
-    means = {name: fmean(values) for name in of.incomplete if (values := of.scores(system, noise, name, "wa"))}
+def _describe_extreme_conditions(collection: Collection, noise: Noise) -> str:
+    """The first system's best and worst incomplete conditions, in words."""
+    system = next(name for name in collection.systems if collection.evaluations(name, noise))
+    means = {
+        name: fmean(values)
+        for name in collection.incomplete
+        if (values := collection.scores(system, noise, name, "wa"))
+    }
     text = "A row names the modalities that carry no noise."
     low, high = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
     if means[low] == means[high]:
@@ -136,20 +156,20 @@ def _cost(of: Collection, noise: Noise) -> str:
     return f"{text} Under {noise.phrase}, {system} has {ends}."
 
 
-def _confusions(page: Page, of: Collection) -> None:
+def _confusions(page: Page, collection: Collection) -> None:
     options: list[tuple[str, Sequence[Block]]] = []
-    for noise in of.noises:
+    for noise in collection.noises:
         rows = []
-        for system in (name for name in of.systems if of.of(name, noise)):
-            found = {c: counts for c in of.shown if (counts := of.confusion(system, noise, c))}
-            rows.append((system, [_matrix(f"clean: {c}", of.classes, counts) for c, counts in found.items()]))
-        drawn = figures.confusion(of, noise)
+        for system in (name for name in collection.systems if collection.evaluations(name, noise)):
+            found = {c: counts for c in collection.shown if (counts := collection.confusion(system, noise, c))}
+            rows.append((system, [_matrix(f"clean: {c}", collection.classes, counts) for c, counts in found.items()]))
+        drawn = figures.confusion(collection, noise)
         name = f"{drawn.name}.png"
         page.files[name] = drawn.png()
         options.append((str(noise), [Block("matrices", rows), Block("link", name)]))
     text = (
         "A row is a true class, a column a predicted one; a cell is the percentage of the row, its tooltip the count"
-        f"{', of all runs together' if _repeated(of) else ''}. The diagonal's mean is UA."
+        f"{', of all runs together' if _is_repeated(collection) else ''}. The diagonal's mean is UA."
     )
     page.add("Confusions", Block("text", text), choice("Noise", options))
 
@@ -160,28 +180,32 @@ def _matrix(title: str, classes: Sequence[str], counts: list[list[int]]) -> Matr
     return Matrix(title, classes, rows)
 
 
-def _losses(page: Page, of: Collection) -> None:
+def _losses(page: Page, collection: Collection) -> None:
     options: list[tuple[str, Sequence[Block]]] = []
-    for system in of.systems:
-        first = next(run for run in of.runs if run.system == system)
+    for system in collection.systems:
+        first = next(run for run in collection.runs if run.system == system)
         history = first.results["losses"]
         if not history:
-            of.missing.append(f"Losses of {system}: results.json has none.")
+            collection.missing.append(f"Losses of {system}: results.json has none.")
             continue
         start, end = history[0]["total"], history[-1]["total"]
-        kept = f" The weights of epoch {first.results['epoch']} are kept." if len(of.runs) == 1 else ""
+        where = "" if len(collection.runs) == 1 else f" in {first.folder.name}"
+        kept = f" The weights of epoch {first.results['epoch']} are kept." if len(collection.runs) == 1 else ""
         caption = (
-            f"The total goes from {start:.3g} to {end:.3g} in {len(history)} epochs"
-            f"{'' if len(of.runs) == 1 else f' in {first.folder.name}'}. Each term is shown without its weight, the "
-            f"mean over an epoch's steps, under dropout.{kept}"
+            f"The total goes from {start:.3g} to {end:.3g} in {len(history)} epochs{where}. Each term is shown without "
+            f"its weight, the mean over an epoch's steps, under dropout.{kept}"
         )
-        options.append((system, [page.figure(figures.losses(of, system), caption)]))
+        options.append((system, [page.figure(figures.losses(collection, system), caption)]))
     page.add("Training", choice("System", options))
 
 
-def _rows(of: Collection) -> list[Block]:
-    runs, scores, settings = cells.runs(of), cells.scores(of), cells.settings(of)
-    table = "results.csv holds the same." if of.is_sweep else "A sweep would write the same as results.csv."
+def _all_rows(collection: Collection) -> list[Block]:
+    runs, scores, settings = (
+        score_tables.runs(collection),
+        score_tables.scores(collection),
+        score_tables.settings(collection),
+    )
+    table = "results.csv holds the same." if collection.is_sweep else "A sweep would write the same as results.csv."
     return [
         Block("text", f"Nothing averaged, nothing left out. {table}"),
         Block("fold", [Block("table", runs, tall=True)], "Runs", _count(len(runs.rows), "row")),
@@ -190,39 +214,41 @@ def _rows(of: Collection) -> list[Block]:
     ]
 
 
-def _models(page: Page, of: Collection) -> None:
-    """What needs checkpoints and data: the latent, the joint representations, one utterance's features."""
-    loader, seen, loaded = Loader(), {}, None
+def _models(page: Page, collection: Collection) -> None:
+    """The sections that need checkpoints and data: the latent, the joint representations, one utterance's features."""
+    loader, seen, loaded = RunLoader(), {}, None
     wrong: dict[str, None] = {}
-    for system in of.systems:
-        for noise in of.noises:
-            wanted = has_posterior(class_of(system)) or (noise in _ends(of) and has_joint(class_of(system)))
-            if not (wanted or loaded is None) or not (found := of.of(system, noise)):
+    for system in collection.systems:
+        for noise in collection.noises:
+            wanted = has_posterior(class_of(system)) or (
+                noise in _end_noises(collection) and has_joint(class_of(system))
+            )
+            if not (wanted or loaded is None) or not (found := collection.evaluations(system, noise)):
                 continue
             run, e = found[0]
             try:
                 loaded = loader(run.folder)
                 if wanted:
-                    seen[system, noise] = look(loaded, e.config)
+                    seen[system, noise] = represent(loaded, e.config)
             except UserError as error:
                 wrong[str(error)] = None
     lost = "Some of the KL and the joint representations" if seen else "KL, joint representations, features under noise"
-    of.missing += [f"{lost}: {line}" for line in wrong]
-    _latent(page, of, seen)
-    _joint(page, of, seen)
+    collection.missing += [f"{lost}: {line}" for line in wrong]
+    _latent(page, collection, seen)
+    _joint(page, collection, seen)
     if loaded is not None:
-        _utterance(page, of, loaded)
+        _utterance(page, collection, loaded)
 
 
-def _ends(of: Collection) -> list[Noise]:
-    """The first kind of noise at its weakest and its strongest."""
-    first = [noise for noise in of.noises if noise.curve == of.noises[0].curve]
+def _end_noises(collection: Collection) -> list[Noise]:
+    """The weakest and the strongest noise of the first kind."""
+    first = [noise for noise in collection.noises if noise.curve == collection.noises[0].curve]
     return list(dict.fromkeys((first[0], first[-1])))
 
 
-def _latent(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) -> None:
+def _latent(page: Page, collection: Collection, seen: Mapping[tuple[str, Noise], Representations]) -> None:
     options: list[tuple[str, Sequence[Block]]] = []
-    for system in of.systems:
+    for system in collection.systems:
         found = {noise: kl for (name, noise), s in seen.items() if name == system and (kl := s.kl)}
         if not found:
             continue
@@ -230,48 +256,52 @@ def _latent(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) 
             ((noise, kl),) = found.items()
             curves: dict[Any, np.ndarray] = {name: value.numpy() for name, value in kl.items()}
             keys: Mapping[Any, Key] = KL_KEYS
-            active = f"{_active(kl['incomplete'])} under {noise.phrase}"
+            active = f"{_count_active(kl[AVERAGE])} under {noise.phrase}"
         else:
-            curves = {noise: kl["incomplete"].numpy() for noise, kl in found.items()}
+            curves = {noise: kl[AVERAGE].numpy() for noise, kl in found.items()}
             keys = figures.noise_keys(list(found))
             ends = dict.fromkeys((next(iter(found)), list(found)[-1]))
-            active = ", ".join(f"{_active(found[noise]['incomplete'])} under {noise.phrase}" for noise in ends)
+            active = ", ".join(f"{_count_active(found[noise][AVERAGE])} under {noise.phrase}" for noise in ends)
         caption = (
             f"A dimension below {ACTIVE:g} nats (dotted) says next to nothing of the sample; above it are {active}. "
             f"Means over the test split{'' if len(found) == 1 else ' and the incomplete conditions'}, without dropout, "
-            f"under which the training's kl is larger.{_which(of)}"
+            f"under which the training's kl is larger.{_note_of_runs(collection)}"
         )
         options.append((system, [page.figure(figures.latent(system, curves, keys), caption)]))
-    without = [name for name in of.systems if not has_posterior(class_of(name))]
+    without = [name for name in collection.systems if not has_posterior(class_of(name))]
     note = (
-        f"No VAE, and so no latent to measure: {', '.join(without)}." if without and (options or not of.missing) else ""
+        f"No VAE, and so no latent to measure: {', '.join(without)}."
+        if without and (options or not collection.missing)
+        else ""
     )
     page.add("Latent", choice("System", options), Block("text", note) if note else None)
 
 
-def _active(kl: Tensor) -> str:
+def _count_active(kl: Tensor) -> str:
     return f"{int((kl > ACTIVE).sum())} of {len(kl)}"
 
 
-def _which(of: Collection) -> str:
-    """Which of several runs is looked into."""
-    return " Of each system and noise the first seed and fold." if _repeated(of) else ""
+def _note_of_runs(collection: Collection) -> str:
+    """A sentence that says which of several runs a picture shows; empty where there is one run."""
+    return " Of each system and noise the first seed and fold." if _is_repeated(collection) else ""
 
 
-def _joint(page: Page, of: Collection, seen: Mapping[tuple[str, Noise], Seen]) -> None:
+def _joint(page: Page, collection: Collection, seen: Mapping[tuple[str, Noise], Representations]) -> None:
     options: list[tuple[str, Sequence[Block]]] = []
     for (system, noise), s in seen.items():
-        found = project(s) if noise in _ends(of) else None
+        found = project(s) if noise in _end_noises(collection) else None
         if found is not None:
-            drawn = figures.projection(f"{system}, {noise}", found, of.classes)
-            options.append((f"{system}, {noise}", [page.figure(drawn, _moved(found) + _which(of))]))
-    without = [name for name in of.systems if not has_joint(class_of(name))]
+            drawn = figures.projection(f"{system}, {noise}", found, collection.classes)
+            options.append(
+                (f"{system}, {noise}", [page.figure(drawn, _describe_movement(found) + _note_of_runs(collection))])
+            )
+    without = [name for name in collection.systems if not has_joint(class_of(name))]
     note = f"No joint representation, each modality is classified alone: {', '.join(without)}." if without else ""
     page.add("Joint representations", choice("System and noise", options), Block("text", note) if note else None)
 
 
-def _moved(found: Projection) -> str:
-    """The caption: how far noise moves what."""
+def _describe_movement(found: Projection) -> str:
+    """The caption of a projection: how far noise moves the representations."""
     text = (
         f"The first two principal components, fitted to all panels together, hold {100 * found.explained:.0f} % of the "
         "variance; a point is a test utterance, noisy in every modality where the panel says so. "
@@ -289,9 +319,9 @@ def _moved(found: Projection) -> str:
     return text
 
 
-def _utterance(page: Page, of: Collection, loaded: Loaded) -> None:
-    noises = _pictured(of)
-    found = picture(loaded, list(noises.values()))
+def _utterance(page: Page, collection: Collection, loaded: LoadedRun) -> None:
+    noises = _pictured_noises(collection)
+    found = noised_utterance(loaded, list(noises.values()))
     drawn = figures.utterance(found, list(noises))
     caption = (
         f"Test utterance {found.name} ({found.class_name}): standardised features from \N{MINUS SIGN}3 (blue) to 3 "
@@ -301,57 +331,61 @@ def _utterance(page: Page, of: Collection, loaded: Loaded) -> None:
     page.add("Features under noise", page.figure(drawn, caption))
 
 
-def _pictured(of: Collection) -> dict[Noise, NoiseConfig]:
-    """Each noise, and with it 0 dB of its kind; where there is one strength alone, the paper's others too."""
-    configs = {e.noise: e.config for run in of.runs for e in run.evaluated}
+def _pictured_noises(collection: Collection) -> dict[Noise, NoiseConfig]:
+    """The noises under which features are pictured: each noise, and its kind at 0 dB or at every SNR of `LADDER`."""
+    configs = {e.noise: e.config for run in collection.runs for e in run.evaluations}
     for noise, config in list(configs.items()):
         if noise.snr_db is not None:
-            for snr in LADDER if len({n.snr_db for n in of.noises}) == 1 else (0.0,):
+            for snr in LADDER if len({n.snr_db for n in collection.noises}) == 1 else (0.0,):
                 configs.setdefault(noise._replace(snr_db=snr), replace(config, snr_db=snr))
     return {noise: configs[noise] for noise in sorted(configs, key=lambda noise: noise.order)}
 
 
-def head(of: Collection) -> Head:
-    """Of the page."""
-    return _head_of_sweep(of) if of.is_sweep else _head_of_run(of)
+def make_head(collection: Collection) -> Head:
+    """The head of the page."""
+    return _head_of_sweep(collection) if collection.is_sweep else _head_of_run(collection)
 
 
-def _head_of_run(of: Collection) -> Head:
-    (run,) = of.runs
-    noise, data = Noise.of(run.config.noise), _data_name(run)
-    others = f"; {len(of.noises)} noises are in the tables" if len(of.noises) > 1 else ""
-    lead = f"{_count(run.config.training.epochs, 'epoch')}; {_tests(of)}, under {noise.phrase}{others}."
-    facts = [(f"{NAMES[m]}, incomplete conditions", of.scores(run.system, noise, AVERAGE, m)) for m in ("wa", "ua")]
-    facts += [(f"WA, {c} clean", of.scores(run.system, noise, c, "wa")) for c in ("all", "none")]
+def _head_of_run(collection: Collection) -> Head:
+    (run,) = collection.runs
+    noise, data = Noise.from_config(run.config.noise), _data_name(run)
+    others = f"; {len(collection.noises)} noises are in the tables" if len(collection.noises) > 1 else ""
+    lead = (
+        f"{_count(run.config.training.epochs, 'epoch')}; {_describe_tests(collection)}, under {noise.phrase}{others}."
+    )
+    facts = [
+        (f"{NAMES[m]}, incomplete conditions", collection.scores(run.system, noise, AVERAGE, m)) for m in ("wa", "ua")
+    ]
+    facts += [(f"WA, {c} clean", collection.scores(run.system, noise, c, "wa")) for c in ("all", "none")]
     shown = [(name, f"{values[0]:.1f} %") for name, values in facts if values]
     snrs = [f"{snr:.0f}" for snr in run.results["snr_db"].values() if snr is not None]
     if snrs:
-        shown.append((f"realised dB, {' '.join(of.modalities)}", " ".join(snrs).replace("-", "\N{MINUS SIGN}")))
+        shown.append((f"realised dB, {' '.join(collection.modalities)}", " ".join(snrs).replace("-", "\N{MINUS SIGN}")))
     shown.append(("seconds in all", f"{sum(run.results['times'].values()):.0f}"))
-    return Head(f"{run.system} on {data}", lead, shown, _foot(of))
+    return Head(f"{run.system} on {data}", lead, shown, _make_foot(collection))
 
 
-def _head_of_sweep(of: Collection) -> Head:
-    data = _data_name(of.runs[0])
-    training = [run.config.training for run in of.runs]
-    lead = f"Systems that learn emotion where some modalities are noisy, side by side: {_tests(of)}."
+def _head_of_sweep(collection: Collection) -> Head:
+    data = _data_name(collection.runs[0])
+    training = [run.config.training for run in collection.runs]
+    lead = f"Systems that learn emotion where some modalities are noisy, side by side: {_describe_tests(collection)}."
     counted: dict[str, Sized] = {
-        "finished runs": of.runs,
-        "systems": of.systems,
-        "noises": of.noises,
+        "finished runs": collection.runs,
+        "systems": collection.systems,
+        "noises": collection.noises,
         "seeds": {t.seed for t in training},
-        "folds": {run.config.data.fold for run in of.runs},
+        "folds": {run.config.data.fold for run in collection.runs},
     }
     facts = [
         (name if len(values) > 1 else name.removesuffix("s"), str(len(values))) for name, values in counted.items()
     ]
     facts.append(("epochs", ", ".join(map(str, sorted({t.epochs for t in training})))))
-    return Head(f"{data}: {_count(len(of.systems), 'system')} under noise", lead, facts, _foot(of))
+    return Head(f"{data}: {_count(len(collection.systems), 'system')} under noise", lead, facts, _make_foot(collection))
 
 
-def _tests(of: Collection) -> str:
-    n = next(iter(of.runs[0].evaluated[0].conditions.values()))["n"]
-    return f"{_count(n, 'test utterance')}, each in {_count(len(of.conditions), 'condition')}"
+def _describe_tests(collection: Collection) -> str:
+    n = next(iter(collection.runs[0].evaluations[0].conditions.values()))["n"]
+    return f"{_count(n, 'test utterance')}, each in {_count(len(collection.conditions), 'condition')}"
 
 
 def _count(n: int, what: str) -> str:
@@ -359,14 +393,14 @@ def _count(n: int, what: str) -> str:
 
 
 def _data_name(run: Run) -> str:
-    """The data set's, from the checkpoint if it is there."""
+    """The name of the data set: the checkpoint's if there is one, or else the stem of the file's name."""
     about = read_json(run.folder / f"{MODEL}.json")
     return about["data"]["name"] if isinstance(about, dict) and "data" in about else Path(run.config.data.source).stem
 
 
-def _foot(of: Collection) -> str:
-    versions = of.runs[0].results["versions"]
+def _make_foot(collection: Collection) -> str:
+    versions = collection.runs[0].results["versions"]
     return (
-        f"Made of {of.folder.name} by python -m nmer_fast.report. Trained by nmer_fast {versions['revision']} with "
-        f"torch {versions['torch']}. Colours after Okabe and Ito."
+        f"Made of {collection.folder.name} by python -m nmer_fast.report. Trained by nmer_fast "
+        f"{versions['revision']} with torch {versions['torch']}. Colours after Okabe and Ito."
     )

@@ -1,7 +1,8 @@
-"""How the report's pictures look, and their two forms: SVG inside the page, PNG beside it.
+"""The style of the report's pictures, and their two forms: SVG inside the page, PNG beside it.
 
-A picture is drawn in the light theme's colours. In the SVG each becomes a variable of the page's style sheet, which has
-a light and a dark value, so one drawing reads well on both. Series are told apart by colour and by marker.
+A picture is drawn in the light theme's colours. In the SVG each colour becomes a variable of the page's style sheet.
+The variable has a light and a dark value, so one drawing reads well on both grounds. Series differ in colour and in
+marker.
 """
 
 from __future__ import annotations
@@ -22,40 +23,22 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-COLOURS = {
-    "paper": ("#ffffff", "#15181b"),
-    "ink": ("#1c2126", "#e7e9eb"),
-    "muted": ("#5b656f", "#a0aab4"),
-    "rule": ("#dce1e5", "#31383f"),
-    # Okabe and Ito's eight; yellow a little darker on white, the dark ones lighter on black; and grey
-    "blue": ("#0072b2", "#3f9bdc"),
-    "orange": ("#e69f00", "#f0b129"),
-    "sky": ("#56b4e9", "#93d5fa"),
-    "green": ("#009e73", "#22b98d"),
-    "black": ("#22272c", "#f4f5f6"),
-    "purple": ("#cc79a7", "#dd92bd"),
-    "vermillion": ("#d55e00", "#f0782a"),
-    "yellow": ("#e4d420", "#f0e442"),
-    "grey": ("#6b7279", "#7a828a"),
-}
-"""By name: in the light theme, and so in PNG files, and in the dark one."""
-LIGHT = {name: light for name, (light, _) in COLOURS.items()}
+from ..colours import LIGHT, STRENGTH
+
 VARIABLES = {light: f"var(--{name})" for name, light in LIGHT.items()}
-SERIES = ("blue", "orange", "sky", "green", "black", "purple", "vermillion", "yellow", "grey")
 MARKERS = "os^Dv<>*XP"
 SYMBOLS = dict(zip(MARKERS, "●■▲◆▼◀▶★✖✚", strict=True))
-"""A marker as text."""
-STRENGTH = LinearSegmentedColormap.from_list("strength", [LIGHT["sky"], LIGHT["blue"], "#7b6a8f", LIGHT["vermillion"]])
-"""From the weakest noise to the strongest: light to dark and blue to red, so that order shows without hue."""
-FONT = 10.0  # points; in the page a point is a CSS pixel
+"""Each marker as a character."""
+STRENGTH_MAP = LinearSegmentedColormap.from_list("strength", STRENGTH)
+FONT = 10.0  # points; a point is a CSS pixel in the page
 DPI = 144
 SETTINGS: Any = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.fonttype": "none",  # text is kept as text and takes the page's font
     "svg.hashsalt": "nmer_fast",
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "text.parse_math": False,  # because a name may hold a dollar sign
     "axes.unicode_minus": True,
     "font.size": FONT,
-    "font.family": ["DejaVu Sans"],  # matplotlib's own, the same everywhere
+    "font.family": ["DejaVu Sans"],  # matplotlib brings it along, so pictures are the same everywhere
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["muted"],
     "axes.labelcolor": LIGHT["muted"],
@@ -92,11 +75,11 @@ class Key:
     """One series in a legend.
 
     Attributes:
-        label: its name.
-        colour: hexadecimal, of the light theme.
-        marker: matplotlib's; none for a line or an area.
-        dashed: its line, if it has one.
-        bare: no line, the marker alone.
+        label: the name of the series.
+        colour: the colour in the light theme, hexadecimal.
+        marker: matplotlib's marker; empty for a line or an area.
+        dashed: whether the line is dashed.
+        bare: whether the marker stands alone, without a line.
     """
 
     label: str
@@ -107,17 +90,17 @@ class Key:
 
     @property
     def css(self) -> str:
-        """The colour in the page."""
+        """The colour as CSS."""
         return _variables(self.colour)
 
     @property
     def symbol(self) -> str:
-        """The marker as text."""
+        """The marker as a character."""
         return SYMBOLS.get(self.marker, "")
 
     @property
     def line(self) -> dict[str, Any]:
-        """Arguments of `Axes.plot`."""
+        """The arguments of `Axes.plot`."""
         style = "none" if self.bare else (0, (4, 2)) if self.dashed else "-"
         return {"color": self.colour, "marker": self.marker, "linestyle": style}
 
@@ -127,8 +110,8 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        draw: on them.
-        about: what it shows, for those who do not see it.
+        draw: a function that draws on the axes.
+        about: a text that says what the panel shows, for readers who do not see it.
     """
 
     draw: Callable[[Axes], None]
@@ -140,12 +123,12 @@ class Picture:
     """Panels that belong together: an SVG each in the page, which puts as many beside each other as fit, and one PNG.
 
     Attributes:
-        name: of the PNG file, without suffix.
-        title: above it.
-        panels: row by row.
-        columns: of the PNG.
-        size: of a panel, width and height in inches.
-        legend: of all panels.
+        name: the name of the PNG file, without its suffix.
+        title: the text above the panels.
+        panels: the panels, row by row.
+        columns: the number of panels beside each other in the PNG.
+        size: the width and the height of a panel, in inches.
+        legend: the keys of the series, which all panels share.
     """
 
     name: str
@@ -156,7 +139,7 @@ class Picture:
     legend: Sequence[Key] = ()
 
     def svgs(self) -> Iterator[str]:
-        """Each panel, for the page."""
+        """Each panel as an SVG for the page."""
         for number, panel in enumerate(self.panels):
             with _drawing():
                 figure = Figure(figsize=self.size, layout="constrained")
@@ -167,7 +150,7 @@ class Picture:
             yield _for_page(file.getvalue(), f"{self.name}-{number}-", panel.about)
 
     def png(self) -> bytes:
-        """All panels, with title and legend, on an opaque ground."""
+        """All panels with their title and legend as a PNG on an opaque ground."""
         columns = min(self.columns, len(self.panels))
         rows = -(-len(self.panels) // columns)
         entries = max(1, int(columns * self.size[0] / 1.9))
@@ -194,31 +177,31 @@ class Picture:
 
 
 def strength_colours(count: int) -> list[str]:
-    """So many, from the weakest noise to the strongest."""
-    return [to_hex(STRENGTH(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
+    """As many colours as noises, from the weakest noise to the strongest."""
+    return [to_hex(STRENGTH_MAP(i / (count - 1))) for i in range(count)] if count > 1 else [LIGHT["blue"]] * count
 
 
 def short(name: str, most: int = 24) -> str:
-    """A name in one line of a picture."""
+    """A name as one line of at most `most` characters."""
     line = " ".join(name.split())
     return line if len(line) <= most else line[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Inside, matplotlib has the report's settings, and says nothing of characters that its own font lacks."""
+    """A context with the report's matplotlib settings, without warnings of characters that its font lacks."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph")
         yield
 
 
 def _variables(text: str) -> str:
-    """The light theme's colours as variables."""
+    """The text with the light theme's colours replaced by CSS variables."""
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: VARIABLES.get(found[0], found[0]), text)
 
 
 def _for_page(svg: str, prefix: str, about: str) -> str:
-    """A file of matplotlib's as a part of a page: smaller, themed, its ids its own, with a label."""
+    """An SVG of matplotlib's as a part of the page: smaller, with CSS colours, unique ids and a label."""
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
@@ -230,7 +213,7 @@ def _for_page(svg: str, prefix: str, about: str) -> str:
 
 
 def _tag(tag: str, prefix: str) -> str:
-    """One tag of `_for_page`."""
+    """One tag of the SVG that `_for_page` makes."""
     tag = re.sub(r' id="(?![mp][0-9a-f]{10}\b)[^"]*"|font-family: [^;]*; | transform="rotate\(-0 [^"]*"', "", tag)
     tag = re.sub(r'(id="|"#|url\(#)([mp][0-9a-f]{10}\b)', rf"\g<1>{prefix}\g<2>", tag)
     if "base64" in tag:

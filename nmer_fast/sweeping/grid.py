@@ -13,6 +13,8 @@ from ..config import Config, NoiseConfig, describe_ratio
 from ..errors import UserError
 from ..models.registry import system_class
 
+DEFINITION = "sweep.json"
+"""The file of a sweep's folder that holds what the runs share."""
 AXES = ("model.system", "model.modality", "noise.kind", "noise.snr_db", "noise.steps", "data.fold", "training.seed")
 """The fields in which runs of one sweep may differ."""
 

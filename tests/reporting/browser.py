@@ -99,7 +99,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, **about)
 
     def screenshot(self, path, whole=True):
-        """Of the page, or of the window."""
+        """Save a screenshot of the whole page, or of the window."""
         picture = self.call(
             "Page.captureScreenshot", captureBeyondViewport=whole, **({"clip": self._page()} if whole else {})
         )

@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nmer_fast import evaluate, report, sweep, train
+from nmer_fast import evaluate, registry, report, sweep, train
+from nmer_fast.colours import COLOURS, SERIES
 from nmer_fast.errors import UserError
 from nmer_fast.models import SYSTEMS
 from nmer_fast.reporting import figures
-from nmer_fast.reporting.collect import collect
-from nmer_fast.reporting.style import COLOURS, SERIES
+from nmer_fast.reporting.collection import read_collection
 
 from .browser import FOUND, browser
 
@@ -373,12 +373,12 @@ def test_a_sweep_that_is_not_over(grid, tmp_path):
     (runs / "men_seed0" / "evaluations.json").unlink()
     (runs / "men_seed1" / "results.json").write_text("{")
     (tmp_path / "sweep" / "failed.json").write_text(json.dumps({"men_seed1": {"message": "on fire", "traceback": ""}}))
-    of = collect(tmp_path / "sweep")
-    assert [run.folder.name for run in of.runs] == [
+    collection = read_collection(tmp_path / "sweep")
+    assert [run.folder.name for run in collection.runs] == [
         "nmer_gaussian_-10dB_seed1", "nmer_gaussian_-20dB_seed0", "nmer_gaussian_-20dB_seed1",
     ]  # fmt: skip
-    assert of.unfinished == ["men_seed0", "nmer_gaussian_-10dB_seed0"]
-    assert of.failed == {"men_seed1": "on fire"}
+    assert collection.unfinished == ["men_seed0", "nmer_gaussian_-10dB_seed0"]
+    assert collection.failed == {"men_seed1": "on fire"}
 
 
 @pytest.mark.parametrize(
@@ -460,9 +460,35 @@ def test_classifiers_of_one_modality_are_told_apart(tmp_path):
     systems = ("unimodal.a", "unimodal.v", "unimodal.l")
     options = sweep.Options(tmp_path / "sweep", systems, ("gaussian",), (-10.0,), (), (0,), epochs=1, settings=TINY)
     assert sweep.run(options, quiet=True).failed == {}
-    of = collect(tmp_path / "sweep")
-    assert sorted(of.systems) == sorted(systems)
-    assert all(len(of.of(system, noise)) == 1 for system in systems for noise in of.noises)
+    collection = read_collection(tmp_path / "sweep")
+    assert sorted(collection.systems) == sorted(systems)
+    assert all(len(collection.evaluations(system, noise)) == 1 for system in systems for noise in collection.noises)
     assert len({(key.colour, key.marker) for key in map(figures.system_key, systems)}) == 3
     page = report.run(report.Options(tmp_path / "sweep"), quiet=True).read_text()
     assert all(system in page for system in systems)
+
+
+def test_a_run_trained_under_a_range_of_snrs_is_shown(tmp_path):
+    options = train.Options(system="men", epochs=1, out=tmp_path / "run", settings=(*TINY, "noise.snr_db=[-30,0]"))
+    train.run(options, quiet=True)
+    page = report.run(report.Options(tmp_path / "run"), quiet=True).read_text()
+    (cells,) = re.findall(r'id="table-runs">.*?<tbody>\s*(<tr>.*?</tr>)', page, flags=re.S)
+    assert "<td>-30 to 0</td>" in cells
+
+
+def test_a_system_of_another_package_needs_no_list(grid, tmp_path, monkeypatch):
+    """MEN by its path stands in tables, curves and bars, and comes after this package's systems."""
+    path = "nmer_fast.models.men:MEN"
+    shutil.copytree(grid, tmp_path / "sweep", ignore=shutil.ignore_patterns("report"))
+    for file in (tmp_path / "sweep" / "runs").glob("men*/*.json"):
+        file.write_text(file.read_text().replace('"system": "men"', f'"system": "{path}"'))
+    monkeypatch.setattr("nmer_fast.reporting.collection.system_class", registry.SYSTEMS.load)
+    collection = read_collection(tmp_path / "sweep")
+    assert collection.systems == ["nmer", path]
+    assert {row["system"] for run in collection.runs for row in run.rows()} == {"nmer", path}
+    page = report.run(report.Options(tmp_path / "sweep"), quiet=True).read_text()
+    (body,) = re.findall(r'id="table-averages-wa">.*?<tbody>(.*?)</tbody>', page, flags=re.S)
+    assert re.findall(r'<th scope="row">(.*?)</th>', body) == ["nmer", path]
+    key = figures.system_key(path)
+    assert (key.label, key) == (path, figures.system_key(path))
+    assert key.colour in {COLOURS[name][0] for name in SERIES}

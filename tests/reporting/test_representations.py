@@ -19,14 +19,15 @@ from nmer_fast.reporting.representations import (
     NOISY,
     RESTORED,
     RESTORED_CLEAN,
-    Loader,
-    Seen,
+    Representations,
+    RunLoader,
     has_joint,
     has_posterior,
-    look,
-    picture,
+    noised_utterance,
     project,
+    represent,
 )  # fmt: skip
+from nmer_fast.tables import AVERAGE
 
 NOISE = NoiseConfig(snr_db=-5.0)
 
@@ -36,12 +37,12 @@ def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     settings = ("data.size=50", "training.teacher_epochs=1", "training.batch_size=7")
     train.run(train.Options(epochs=1, seed=3, settings=settings, out=folder), quiet=True)
-    return Loader()(folder)
+    return RunLoader()(folder)
 
 
 @pytest.fixture(scope="module")
 def seen(loaded):
-    return look(loaded, NOISE)
+    return represent(loaded, NOISE)
 
 
 def noisy_batch(loaded, condition):
@@ -67,7 +68,7 @@ def test_kl_of_each_latent_dimension(loaded, seen):
     incomplete = torch.stack([found[name] for name in ("a", "v", "l", "av", "al", "vl")]).mean(0)
     torch.testing.assert_close(seen.kl["none"], found["none"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(seen.kl["all"], found["all"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(seen.kl["incomplete"], incomplete, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen.kl[AVERAGE], incomplete, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(seen.kl["all"], seen.kl["none"], rtol=1e-3)
 
 
@@ -89,7 +90,7 @@ def test_the_projections_plane_and_distances():
     on_plane = torch.randn(100, 2, dtype=torch.float64)
     clean = (on_plane @ plane.T) + 3
     noisy = clean + 0.5 * clean.var(0, correction=0).sum().sqrt() * plane[:, 0]
-    found = project(Seen({}, clean, noisy, clean, clean, torch.zeros(100, dtype=torch.int64)))
+    found = project(Representations({}, clean, noisy, clean, clean, torch.zeros(100, dtype=torch.int64)))
     assert found is not None
     assert set(found.points) == {CLEAN, NOISY, RESTORED, RESTORED_CLEAN}
     assert found.explained == pytest.approx(1, abs=1e-6)
@@ -99,10 +100,10 @@ def test_the_projections_plane_and_distances():
         atol=1e-9,
     )
     assert found.moved == {NOISY: pytest.approx(0.25, rel=1e-5), RESTORED: 0}
-    two = Seen({}, clean[:2], noisy[:2], None, None, torch.zeros(2, dtype=torch.int64))
+    two = Representations({}, clean[:2], noisy[:2], None, None, torch.zeros(2, dtype=torch.int64))
     assert project(two) is None
     many = torch.randn(1000, 4)
-    thin = project(Seen({}, many, many, None, None, torch.arange(1000)))
+    thin = project(Representations({}, many, many, None, None, torch.arange(1000)))
     assert thin is not None
     assert set(thin.points) == {CLEAN, NOISY}
     assert len(thin.labels) == len(thin.points[CLEAN]) == 200
@@ -111,7 +112,7 @@ def test_the_projections_plane_and_distances():
 
 def test_an_utterances_pictures_are_the_contracts_noise(loaded):
     """The sample alone, unpadded, by the op itself."""
-    found = picture(loaded, [NOISE, NoiseConfig(snr_db=-30.0)])
+    found = noised_utterance(loaded, [NOISE, NoiseConfig(snr_db=-30.0)])
     (row,) = [i for i, name in enumerate(loaded.data.sample_names) if name == found.name]
     assert row in loaded.data.splits["test"].tolist()
     assert found.class_name == loaded.data.class_names[int(loaded.data.labels[row])]
@@ -140,7 +141,7 @@ def test_every_system_can_be_looked_at(system, loaded):
     """Untrained; what imagines or decodes reconstructs, of the width that it read."""
     config = replace(loaded.config.model, system=system, modality="a" if system == "unimodal" else None)
     model = make_system(loaded.data.dims, len(loaded.data.class_names), config).eval()
-    found = look(replace(loaded, model=model), NOISE)
+    found = represent(replace(loaded, model=model), NOISE)
     assert found.clean.shape == found.noisy.shape == (len(found.labels), 384)
     restores = system in ("nmer_no_sampling", "mmin", "if_mmin")
     assert (found.restored is not None) == (found.restored_clean is not None) == restores

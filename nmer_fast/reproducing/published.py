@@ -1,4 +1,4 @@
-"""What the paper published (arXiv 2311.16114): its tables' values, and which data set they are of."""
+"""The values of the paper's tables (arXiv 2311.16114), and the data sets that they belong to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from ..data.published_sizes import TABLE_1
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..data import FeatureSet
-from ..data.published_sizes import TABLE_1
 
-SYSTEMS = {
+PAPER_NAMES = {
     "men": "MEN",
     "mctn": "MCTN",
     "mmin": "MMIN",
@@ -26,8 +26,7 @@ SYSTEMS = {
     "nmer_no_inv": "NMER w/o Linv",
     "unimodal": "unimodal classifier",
 }
-"""The paper's names of ours, in the order of its Table 2."""
-AVERAGE = "avg6"
+"""The paper's names of this package's systems, in the order of its Table 2."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class Corpus:
     """One of the paper's two data sets (its Table 1).
 
     Attributes:
-        name: the paper's.
-        word: that is in the names of its files.
-        samples: by class.
-        train: samples.
-        test: samples.
+        name: the paper's name.
+        word: a word that the names of its files contain.
+        samples: the number of samples by class.
+        train: the number of training samples.
+        test: the number of test samples.
     """
 
     name: str
@@ -56,15 +55,15 @@ CORPORA = tuple(
 
 
 def corpus_of(data: FeatureSet, name: str) -> Corpus | None:
-    """Which of the paper's data sets this is.
+    """The paper's data set that the data is, or None.
 
     Args:
-        data: any. It is recognised by its name, its number of classes (IEMOCAP has versions of 5 and 6, CMU-MOSEI of 3
-            and 7) and three modalities; the embedded data, made in IEMOCAP's likeness, is not IEMOCAP.
-        name: the paper's, whatever the file is called; "none"; or "auto".
+        data: a data set. It is recognised by its name, its number of classes (IEMOCAP has versions with 5 and 6,
+            CMU-MOSEI with 3 and 7) and its three modalities. The synthetic data imitates IEMOCAP and is not IEMOCAP.
+        name: the paper's name of the data set, whatever the file is called; "none"; or "auto" to recognise it.
 
     Raises:
-        UserError: data that is called one of them, and cannot be.
+        UserError: `name` is one of the paper's, and the data does not have its classes and modalities.
     """
     for corpus in CORPORA:
         fits = len(data.class_names) == len(corpus.samples) and len(data.modalities) == 3
@@ -80,7 +79,7 @@ def corpus_of(data: FeatureSet, name: str) -> Corpus | None:
 
 @cache
 def published() -> dict[tuple[int, str, str, str, float | None, str], tuple[float, float]]:
-    """WA and UA, fractions, by table, data set, system, noise, SNR in dB and condition; nan where it cannot be read."""
+    """WA and UA as fractions, by table, data set, system, noise, SNR in dB and condition; NaN where unreadable."""
     text = files(__package__).joinpath("published_tables.csv").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {
@@ -95,6 +94,6 @@ def published() -> dict[tuple[int, str, str, str, float | None, str], tuple[floa
 def lookup(
     table: int, corpus: Corpus | None, system: str, noise: str, snr_db: float | None, condition: str
 ) -> Sequence[float]:
-    """WA and UA that the paper gives for a system of ours; nan where it gives none."""
-    key = (table, corpus.name if corpus else "", SYSTEMS.get(system, ""), noise, snr_db, condition)
+    """WA and UA that the paper gives for one of this package's systems, as fractions; NaN where it gives none."""
+    key = (table, corpus.name if corpus else "", PAPER_NAMES.get(system, ""), noise, snr_db, condition)
     return published().get(key, (math.nan, math.nan))

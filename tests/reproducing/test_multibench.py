@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nmer_fast.reporting.robustness import effective_robustness, relative_robustness
+from nmer_fast.reproducing.multibench import effective_robustness, relative_robustness
 
 SNRS = (-10.0, -20.0, -30.0, -40.0)
 F, G = (0.8, 0.7, 0.6, 0.5), (0.75, 0.6, 0.5, 0.45)

@@ -9,8 +9,8 @@ import pytest
 from scipy import integrate, stats
 
 from nmer_fast.errors import UserError
-from nmer_fast.reporting.statistics import collect, compare, corrected_t_test, holm, sampling_error
-from tests.reporting.rows import CONDITIONS, row, run
+from nmer_fast.reproducing.significance import compare, corrected_t_test, holm, sampling_error, scores_of
+from tests.reproducing.rows import CONDITIONS, row, run
 
 SLEEP = [-1.2, -2.4, -1.3, -1.3, 0.0, -1.0, -1.8, -0.8, -4.6, -1.4]
 """Hours that ten patients slept longer under one drug than under another (Student, The Probable Error of a Mean, 1908)."""
@@ -130,7 +130,7 @@ def test_seeds_of_few_folds_are_no_runs_of_their_own():
             rows += run(system, wa, fold=1 + i // 3, seed=i % 3)
     (comparison,) = compare(rows, ratio=1.0, metrics=("wa",))
     by_fold = [differences[0, :3].mean() / 10, differences[0, 3:].mean() / 10]
-    assert (comparison.pairs, comparison.units) == (6, 2)
+    assert (comparison.pairs, comparison.tested) == (6, 2)
     assert astuple(comparison.test) == pytest.approx(astuple(corrected_t_test(by_fold, 1.0)))
 
 
@@ -184,7 +184,7 @@ def test_pairs_are_of_the_same_noise_snr_fold_and_seed():
             expected = corrected_t_test([a - b for a, b in zip(NMER[snr], MEN[snr], strict=True)], 0.5)
             c = found["men", metric, "gaussian", snr]
             assert astuple(c.test) == pytest.approx(astuple(expected))
-            assert (c.pairs, c.units) == (3, 3)
+            assert (c.pairs, c.tested) == (3, 3)
     mild, strong = found["men", "wa", "gaussian", -10.0], found["men", "wa", "gaussian", -20.0]
     assert (mild.wins, mild.ties, mild.losses) == (2, 1, 0)
     assert (strong.wins, strong.ties, strong.losses) == (2, 0, 1)
@@ -219,7 +219,7 @@ def test_pooled_is_of_the_means_over_the_cells():
     differences = [(NMER[-10.0][i] - MEN[-10.0][i] + NMER[-20.0][i] - MEN[-20.0][i]) / 2 for i in range(3)]
     c = found["men", "wa", None, None]
     assert astuple(c.test) == pytest.approx(astuple(corrected_t_test(differences, 0.5)))
-    assert (c.cells, c.pairs, c.wins, c.ties, c.losses) == (2, 3, 3, 0, 0)
+    assert (c.levels, c.pairs, c.wins, c.ties, c.losses) == (2, 3, 3, 0, 0)
 
 
 def test_what_one_of_the_two_lacks_is_left_out():
@@ -249,13 +249,13 @@ def test_nan_is_left_out():
 def test_which_conditions_are_averaged():
     values = dict(zip(CONDITIONS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.0, 1.0), strict=True))
     rows = run("nmer", values, seed=3, n=7)
-    ((cell, scores),) = collect(rows, "wa")["nmer"].items()
+    ((cell, scores),) = scores_of(rows, "wa")["nmer"].items()
     assert (cell, list(scores)) == (("gaussian", -10.0), [(None, 3)])
     assert scores[None, 3] == pytest.approx((0.35, 7))
-    assert collect(rows, "ua", "all")["nmer"][cell][None, 3].value == pytest.approx(0.9)
-    assert collect(rows, "wa", "none")["nmer"][cell][None, 3].value == 0
+    assert scores_of(rows, "ua", "all")["nmer"][cell][None, 3].value == pytest.approx(0.9)
+    assert scores_of(rows, "wa", "none")["nmer"][cell][None, 3].value == 0
     alone = [row("nmer", "none", 0.4), row("nmer", "all", 0.8)]  # one modality
-    assert collect(alone, "wa")["nmer"][cell][None, 0].value == 0.4
+    assert scores_of(alone, "wa")["nmer"][cell][None, 0].value == 0.4
 
 
 def test_folds_count_their_own_test_samples():

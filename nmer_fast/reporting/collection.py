@@ -1,4 +1,4 @@
-"""What the folder of a run or of a sweep holds, as the report wants it."""
+"""The results in the folder of a run or of a sweep, read for the report."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from typing import Any, NamedTuple
 from ..config import Config, NoiseConfig, describe_ratio, from_dict
 from ..engine.checkpoint import MODEL
 from ..errors import UserError
-from ..models import SYSTEMS, System, system_class
+from ..models import System, system_class
 from ..noise import KINDS, Conditions
-from ..sweep import DEFINITION
-from ..sweeping.grid import name_system
+from ..sweeping.grid import DEFINITION, name_system
 from ..sweeping.table import FAILED, Row, rows_of_evaluation
 from ..sweeping.work import RESULTS, read_evaluations, read_json, read_results
+from ..system_names import place_of, split_system
+from ..tables import AVERAGE
 
-SHOWN = 16  # conditions; three modalities have 8, four 16, five 32
-AVERAGE = "average"
-"""Of the incomplete conditions, beside which it stands in tables."""
+SHOWN = 16  # conditions in tables and pictures; three modalities have 8, four 16, five 32
 
 
 class Noise(NamedTuple):
-    """One noise that something was evaluated under: what a score depends on besides system, seed and fold."""
+    """The noise of an evaluation: what a score depends on besides system, seed and fold.
+
+    Attributes:
+        kind: "gaussian", "impulse", "uniform", "laplace" or "missing".
+        snr_db: the SNR in dB; None where the noise has none, or not the same for every modality and sample.
+        detail: further settings in which noises differ, in words.
+    """
 
     kind: str
     snr_db: float | None
     detail: str = ""
 
     @classmethod
-    def of(cls, config: NoiseConfig) -> Noise:
-        """What tells it apart from others."""
+    def from_config(cls, config: NoiseConfig) -> Noise:
+        """The noise of a configuration."""
         details = [f"p {config.p:g}"] if config.kind == "impulse" and config.p != NoiseConfig.p else []
         if config.steps is not None:
             steps = config.steps
@@ -46,17 +51,17 @@ class Noise(NamedTuple):
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """By kind, the weakest first."""
+        """A key that sorts noises by kind, the weakest first."""
         return KINDS.index(self.kind), self.detail, -float("inf") if self.snr_db is None else -self.snr_db
 
     @property
     def curve(self) -> str:
-        """Which curve it is a point of."""
+        """The name of the curve that the noise is a point of: noises of one curve differ in their SNR alone."""
         return f"{self.kind}, {self.detail}" if self.detail else self.kind
 
     @property
     def phrase(self) -> str:
-        """For a sentence."""
+        """The noise in words, for a sentence."""
         if self.kind == "missing":
             return "missing modalities"
         at = "" if self.snr_db is None else f" at {decibels(self.snr_db)}"
@@ -67,17 +72,19 @@ class Noise(NamedTuple):
 
 
 def decibels(value: float) -> str:
-    """With a real minus sign."""
+    """An SNR with its unit and a real minus sign."""
     return f"{value:g} dB".replace("-", "\N{MINUS SIGN}")
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A trained model under one noise.
+class NoiseEvaluation:
+    """The evaluation of a trained model under one noise.
 
     Attributes:
-        conditions: by what is clean: wa, ua, f1 (fractions), n and confusion.
-        content: all that was written of it.
+        noise: the noise.
+        config: the noise's configuration.
+        conditions: by the name of a condition (which modalities are clean): wa, ua, f1 (fractions), n and confusion.
+        content: the whole entry of results.json or evaluations.json.
     """
 
     noise: Noise
@@ -88,28 +95,28 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """A finished run.
 
     Attributes:
-        folder: of the run.
-        config: of its training.
-        results: what results.json holds.
-        evaluated: under each noise, the weakest first.
+        folder: the run's folder.
+        config: the configuration of its training.
+        results: the content of results.json.
+        evaluations: the evaluation under each noise, the weakest first.
     """
 
     folder: Path
     config: Config
     results: Mapping[str, Any]
-    evaluated: list[Evaluated]
+    evaluations: list[NoiseEvaluation]
 
     @property
     def system(self) -> str:
-        """Its name; of a unimodal one with its modality, as unimodal.a."""
+        """The system's name, with its modality if it has one alone, as in "unimodal.a"."""
         return name_system(self.config.model.system, self.config.model.modality)
 
     def rows(self) -> Iterator[Row]:
-        """Of the table that a sweep would write of it."""
-        for e in self.evaluated:
+        """The rows that a sweep's table has, or would have, for this run."""
+        for e in self.evaluations:
             yield from rows_of_evaluation(self.folder.name, self.results, {"seconds": None, **e.content})
 
 
@@ -118,12 +125,12 @@ class Collection:
     """Runs that belong together: a sweep's, or one alone.
 
     Attributes:
-        folder: that was named.
-        runs: finished ones, by system, noise, fold and seed.
-        is_sweep: or else one run.
-        unfinished: names of runs that have no results yet.
-        failed: what each failed run failed of.
-        missing: what could not be had, a line each; more are added on the way.
+        folder: the folder that was read.
+        runs: the finished runs, sorted by system, noise, fold and seed.
+        is_sweep: whether the folder is a sweep's; otherwise it is a single run's.
+        unfinished: the names of runs that have no results yet.
+        failed: the error of each failed run, by the run's name.
+        missing: what the report lacks, in a line each; sections add lines while the page is made.
     """
 
     folder: Path
@@ -135,103 +142,108 @@ class Collection:
 
     @cached_property
     def systems(self) -> list[str]:
-        """In the registry's order."""
+        """The systems' names in the registry's order."""
         return list(dict.fromkeys(run.system for run in self.runs))
 
     @cached_property
     def noises(self) -> list[Noise]:
-        """Kind by kind, the weakest first."""
-        return sorted({e.noise for run in self.runs for e in run.evaluated}, key=lambda noise: noise.order)
+        """The noises by kind, the weakest first."""
+        return sorted({e.noise for run in self.runs for e in run.evaluations}, key=lambda noise: noise.order)
 
     @cached_property
     def modalities(self) -> list[str]:
-        """In the order of the noise contract's streams."""
+        """The names of the modalities, in the order of the noise contract's streams."""
         return list(self.runs[0].results["snr_db"])
 
     @cached_property
     def incomplete(self) -> list[str]:
-        """The conditions that training draws from."""
+        """The names of the incomplete conditions, which training draws from."""
         known = Conditions(self.modalities)
         return known.names[: known.incomplete]
 
     @cached_property
     def conditions(self) -> list[str]:
-        """All."""
+        """The names of all conditions."""
         return Conditions(self.modalities).names
 
     @cached_property
     def shown(self) -> list[str]:
-        """The conditions that are pictured: all; of more than can be seen one modality clean, none or all."""
+        """The conditions of tables and pictures: all of few; of many, those with one modality, none or all clean."""
         few = len(self.conditions) <= SHOWN
         return self.conditions if few else [*self.conditions[: len(self.modalities)], *self.conditions[-2:]]
 
     @cached_property
     def classes(self) -> list[str]:
-        """Their names, from a checkpoint; numbers where there is none."""
+        """The names of the classes, read from a checkpoint; numbers where there is no checkpoint."""
         for run in self.runs:
             about = read_json(run.folder / f"{MODEL}.json")
             if isinstance(about, dict) and "data" in about:
                 return list(map(str, about["data"]["class_names"]))
         self.missing.append("No checkpoint says what the classes are called; they are numbers here.")
-        first = next(iter(self.runs[0].evaluated[0].conditions.values()))
+        first = next(iter(self.runs[0].evaluations[0].conditions.values()))
         return [str(i) for i in range(len(first["confusion"]))]
 
-    def of(self, system: str, noise: Noise) -> list[tuple[Run, Evaluated]]:
-        """Every run of a system that was evaluated under a noise."""
-        return [(r, e) for r in self.runs if r.system == system for e in r.evaluated if e.noise == noise]
+    def evaluations(self, system: str, noise: Noise) -> list[tuple[Run, NoiseEvaluation]]:
+        """The runs of a system that were evaluated under a noise, each with that evaluation."""
+        return [(r, e) for r in self.runs if r.system == system for e in r.evaluations if e.noise == noise]
 
     def scores(self, system: str, noise: Noise, condition: str, metric: str) -> list[float]:
-        """In percent, one of each run; of a condition, or of the average over the incomplete ones."""
+        """The score of each run in percent, under a condition or as the AVERAGE over the incomplete conditions."""
         wanted = self.incomplete if condition == AVERAGE else [condition]
-        found = [e.conditions for _, e in self.of(system, noise)]
+        found = [e.conditions for _, e in self.evaluations(system, noise)]
         return [100 * fmean(c[name][metric] for name in wanted) for c in found if c.keys() >= set(wanted)]
 
     def confusion(self, system: str, noise: Noise, condition: str) -> list[list[int]] | None:
-        """Rows are true classes; of all runs together."""
-        found = [e.conditions[condition]["confusion"] for _, e in self.of(system, noise) if condition in e.conditions]
+        """Counts, summed over all runs: a row for each true class, a column for each predicted one."""
+        found = [
+            e.conditions[condition]["confusion"]
+            for _, e in self.evaluations(system, noise)
+            if condition in e.conditions
+        ]
         return (
             [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*found, strict=True)] if found else None
         )
 
-    def floor(self, metric: str) -> float:
-        """What one answer to everything scores, in percent: the largest class's share, or one over the classes.
+    def constant_score(self, metric: str) -> float:
+        """The score of a model that gives the same answer to every sample, in percent.
 
-        The mean over runs, whose folds may differ.
+        WA is then the share of the largest class, and UA one over the number of classes. The result is the mean over
+        runs, because their folds may differ.
         """
         truths = []
         for run in self.runs:
-            first = next(iter(run.evaluated[0].conditions.values()))
+            first = next(iter(run.evaluations[0].conditions.values()))
             truths.append([n for n in map(sum, first["confusion"]) if n])
         return 100 * fmean(max(true) / sum(true) if metric == "wa" else 1 / len(true) for true in truths)
 
 
 def class_of(system: str) -> type[System]:
-    """The class of a system, whatever its modality."""
-    return system_class(system.partition(".")[0])
+    """The class of a system; the name may end in a modality."""
+    return system_class(split_system(system)[0])
 
 
-def collect(folder: Path) -> Collection:
-    """Read a folder.
+def read_collection(folder: Path) -> Collection:
+    """Read the folder of a run or of a sweep.
 
     Raises:
-        UserError: one line, where it holds neither a finished run nor a sweep with one.
+        UserError: the folder holds neither a finished run nor a sweep with one.
     """
     expected = f"folder: expected one of a run or of a sweep, got {folder}"
     if not folder.is_dir():
         raise UserError(f"{expected}, which is {'a file' if folder.exists() else 'not there'}")
     if (folder / DEFINITION).exists():
-        return _collect_sweep(folder)
+        return _read_sweep(folder)
     if read_results(folder) is None:
         what = "is not finished" if (folder / "config.json").exists() else "holds neither results.json nor sweep.json"
         raise UserError(f"{expected}, which {what}")
-    return Collection(folder, [_read(folder, in_sweep=False)], is_sweep=False)
+    return Collection(folder, [_read_run(folder, in_sweep=False)], is_sweep=False)
 
 
-def _collect_sweep(folder: Path) -> Collection:
+def _read_sweep(folder: Path) -> Collection:
     runs, unfinished = [], []
     for path in sorted(path for path in (folder / "runs").glob("*") if path.is_dir()):
-        run = None if read_results(path) is None else _read(path, in_sweep=True)
-        if run is not None and run.evaluated:
+        run = None if read_results(path) is None else _read_run(path, in_sweep=True)
+        if run is not None and run.evaluations:
             runs.append(run)
         else:
             unfinished.append(path.name)
@@ -243,15 +255,16 @@ def _collect_sweep(folder: Path) -> Collection:
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    """By system, noise, fold and seed."""
+    """A key that sorts runs by system, noise, fold and seed."""
     place = run.config.data.fold or 0, run.config.training.seed
-    return list(SYSTEMS).index(run.config.model.system), run.system, run.evaluated[0].noise.order, *place
+    return place_of(run.config.model.system), run.system, run.evaluations[0].noise.order, *place
 
 
-def _read(folder: Path, *, in_sweep: bool) -> Run:
-    """A finished run, and what it was evaluated under.
+def _read_run(folder: Path, *, in_sweep: bool) -> Run:
+    """A finished run with its evaluations.
 
-    In a sweep that is what the sweep's table has; alone, its own noise and whatever `evaluate` left in its folder.
+    A run of a sweep has the evaluations of the sweep's table. A single run has that under its own noise, and those that
+    `evaluate` has written into its folder.
     """
     results = read_results(folder)
     assert results is not None
@@ -260,16 +273,18 @@ def _read(folder: Path, *, in_sweep: bool) -> Run:
     if not (in_sweep and class_of(config.model.system).complete):
         entries = [{"noise": results["config"]["noise"], "seconds": results["times"]["evaluate"], **results}, *entries]
     if not in_sweep:
-        entries += [entry for path in sorted(folder.glob("*.json")) for entry in _of_evaluate(path, config)]
-    found: dict[Noise, Evaluated] = {}
+        entries += [entry for path in sorted(folder.glob("*.json")) for entry in _entries_of_evaluate(path, config)]
+    found: dict[Noise, NoiseEvaluation] = {}
     for entry in entries:
         noise = NoiseConfig(**entry["noise"])
-        found.setdefault(Noise.of(noise), Evaluated(Noise.of(noise), noise, entry["conditions"], entry))
+        found.setdefault(
+            Noise.from_config(noise), NoiseEvaluation(Noise.from_config(noise), noise, entry["conditions"], entry)
+        )
     return Run(folder, config, results, sorted(found.values(), key=lambda e: e.noise.order))
 
 
-def _of_evaluate(path: Path, config: Config) -> list[dict[str, Any]]:
-    """The points of a file that `evaluate --out` wrote of this run on its own data; none of any other file."""
+def _entries_of_evaluate(path: Path, config: Config) -> list[dict[str, Any]]:
+    """The entries of a file that `evaluate --out` wrote of this run on its own data; none for any other file."""
     content = read_json(path)
     if not isinstance(content, dict) or not {"checkpoint", "data", "results"} <= content.keys():
         return []

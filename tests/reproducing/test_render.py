@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from nmer_fast.reporting.tables import Row, Table, Value, mark_best, value_of
-from nmer_fast.reporting.writing import as_csv, as_latex, as_markdown, escaped, for_terminal
+from nmer_fast.reproducing.render import as_csv, as_latex, as_markdown, escaped, for_terminal
+from nmer_fast.tables import Cell, Row, Table
 
 NASTY = r"a_b & 50% #1 {x} \y ~z ^w $v <u> |t| [s] *r* `q`"
 COLUMNS = [(f"-{snr} dB", noise, metric) for snr in (10, 20) for noise in ("g&s", "i_p") for metric in ("WA", "UA")]
@@ -17,16 +17,16 @@ COLUMNS = [(f"-{snr} dB", noise, metric) for snr in (10, 20) for noise in ("g&s"
 
 def table(columns=COLUMNS, labels=("data set", "system")):
     rows = [
-        Row(
+        Row.labelled(
             (NASTY, "MEN")[-len(labels) :],
-            [Value(0.5 + i / 100, 0.01, 0.6, i == 1, "*") for i in range(len(columns))],
+            [Cell(0.5 + i / 100, 0.01, 0.6, i == 1, "*") for i in range(len(columns))],
             True,
         ),
-        Row(
-            (NASTY, "[NMER]")[-len(labels) :], [Value(-0.25 if i else math.nan, digits=1) for i in range(len(columns))]
+        Row.labelled(
+            (NASTY, "[NMER]")[-len(labels) :], [Cell(-0.25 if i else math.nan, digits=1) for i in range(len(columns))]
         ),
     ]
-    return Table("table_x", f"Of {NASTY}", labels, columns, rows, [f"Note: {NASTY}"])
+    return Table.labelled("table_x", f"Of {NASTY}", labels, columns, rows, [f"Note: {NASTY}"])
 
 
 def cells_of(line):
@@ -104,7 +104,7 @@ def test_csv_holds_the_numbers_as_they_are():
 
 
 def test_csv_has_no_column_that_is_empty():
-    plain = Table("t", "T", ("x",), [("WA",)], [Row(("a",), [Value(0.1 + 0.2)])], [])
+    plain = Table.labelled("t", "T", ("x",), [("WA",)], [Row.labelled(("a",), [Cell(0.1 + 0.2)])], [])
     assert as_csv(plain) == "x,WA\na,0.30000000000000004\n"
 
 
@@ -131,19 +131,3 @@ def test_on_a_terminal_nothing_is_cut(width):
         assert text.count(f"{0.5 + i / 100:.4f}*") == 1
     assert text.count("┏") == (2 if width == 70 else 1)
     assert NASTY.split()[-1] in text
-
-
-def test_the_best_of_each_column():
-    rows = [Row(("a",), [Value(0.5), Value(0.7), Value(math.nan)]), Row(("b",), [Value(0.6), Value(0.7), Value(0.1)])]
-    assert [[v.best for v in row.values] for row in mark_best(rows)] == [[False, True, False], [True, True, False]]
-    assert not mark_best(rows[:1])[0].values[0].best
-    assert mark_best([]) == []
-
-
-def test_a_value_of_several_runs():
-    assert value_of([0.1, 0.2, 0.6, math.nan]) == Value(
-        pytest.approx(0.3), pytest.approx(0.2645751), pytest.approx(math.nan, nan_ok=True)
-    )
-    one, none = value_of([0.4]), value_of([])
-    assert (one.mean, math.isnan(one.std)) == (0.4, True)
-    assert math.isnan(none.mean)

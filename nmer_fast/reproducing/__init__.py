@@ -1,0 +1,1 @@
+"""The paper's tables from a sweep's results: published values, significance, and the files they are written to."""
