@@ -74,10 +74,11 @@ neon: $(READY)  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/neon
 	! command -v qemu-aarch64 || qemu-aarch64 build/neon/kernels_test
 
-lint: $(READY)  ## ruff, and mypy on the package
+lint: $(READY)  ## ruff, mypy on the package and the Triton kernels, clang-format on the C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/tests/*.cpp
 
 clean:  ## remove what was built, the environment included
 	rm -rf .venv build *.egg-info nmer_fast/*.so

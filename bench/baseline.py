@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from library import HIDDEN, TEXT, Classifier, ModelConfig
+from library import HIDDEN, TEXT_MODALITIES, Classifier, NMERConfig
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -52,11 +52,11 @@ class TextCNN(nn.Module):
 class Encoders(nn.Module):
     """A specific and an invariant encoder of each modality, and the network behind the invariant ones."""
 
-    def __init__(self, dims: Mapping[str, int], config: ModelConfig) -> None:
+    def __init__(self, dims: Mapping[str, int], config: NMERConfig) -> None:
         super().__init__()
 
         def encoder(name: str, dim: int) -> nn.Module:
-            return TextCNN(dim, config.dropout) if name in TEXT else LSTMEncoder(dim)
+            return TextCNN(dim, config.dropout) if name in TEXT_MODALITIES else LSTMEncoder(dim)
 
         self.specific = nn.ModuleDict({name: encoder(name, dim) for name, dim in dims.items()})
         self.invariant = nn.ModuleDict({name: encoder(name, dim) for name, dim in dims.items()})
@@ -72,7 +72,7 @@ class Encoders(nn.Module):
 class Baseline(nn.Module):
     """The model, with its frozen teacher's encoders beside it."""
 
-    def __init__(self, dims: Mapping[str, int], classes: int, config: ModelConfig, teacher: Encoders) -> None:
+    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig, teacher: Encoders) -> None:
         super().__init__()
         self.config = config
         joint = HIDDEN * len(dims)

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from nmer_fast.colours import LIGHT
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 2  # turns that are not counted: they compile and warm up
@@ -27,9 +29,9 @@ ENOUGH, PATIENCE_S = 5, 4.0  # repeats and seconds, after which a call of which 
 BRIEF_S = 0.2  # a call that is short enough to be made once more before it is timed
 
 OURS, COMPILED, ONE, BASELINE = "ours", "ours, one token, compiled", "ours, one token", "baseline"
-RIVAL, LINE = "#E69F00", "#999999"
-COLOURS = {OURS: "#0072B2", COMPILED: "#56B4E9", ONE: "#009E73", "copy": "#999999"}  # everybody else is a rival
-WITHIN, BEYOND, GATE = "#0072B2", "#D55E00", "black"  # a limit that is kept, one that is exceeded, a gate
+RIVAL, LINE = LIGHT["orange"], LIGHT["grey"]
+COLOURS = {OURS: LIGHT["blue"], COMPILED: LIGHT["sky"], ONE: LIGHT["green"], "copy": LIGHT["grey"]}  # others are rivals
+WITHIN, BEYOND, GATE = LIGHT["blue"], LIGHT["vermillion"], LIGHT["black"]  # a limit kept, one exceeded, a gate
 
 
 # ---------------------------------------------------------------- time
@@ -66,7 +68,7 @@ def in_turn(
     """Seconds of each call by name, all calls in turn, so that a slow minute of the machine strikes all of them.
 
     Args:
-        calls: what is timed, by name; each call is given the number of the turn, from 0.
+        calls: the timed functions by name; each call is given the number of the turn, from 0.
         repeats: the counted turns, which follow the turns of the warm-up.
         again: whether a brief call is made once more, untimed, before the timed one. The host of a virtual machine
             takes back memory that was free for seconds and returns it slowly, which is not the call's time.

@@ -31,7 +31,7 @@ class Row:
     """One thing that is timed.
 
     Attributes:
-        task: what is computed; the rows of a task stand beside each other.
+        task: the computation; the rows of a task stand beside each other.
         who: ours, or what a user would do instead.
         elements: the number of elements that a call makes.
         moved: the bytes that a call reads and writes at least.

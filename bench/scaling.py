@@ -32,12 +32,12 @@ RUNS = {("strong", 1): 128, ("strong", 2): 128, ("weak", 1): 64, ("weak", 2): 12
 def worker(batch_size: int, epochs: int) -> None:
     """One of the processes; the first prints wall and CPU seconds of each step after the first epoch."""
     import torch.distributed as dist
-    from library import join  # here: the process that launches needs no engine
+    from library import join_ranks  # here: the process that launches needs no engine
 
     torch.set_num_threads(1)
-    ranks = join(torch.device("cpu"))
+    ranks = join_ranks(torch.device("cpu"))
     samples, marks = train(batch_size, epochs, ranks)
-    if ranks.first:
+    if ranks.is_main:
         print(json.dumps({"samples": samples, "steps": [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]}))
     if ranks.size > 1:
         gc.collect()  # torch may hang where the parallel model outlives its process group

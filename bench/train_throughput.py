@@ -73,7 +73,7 @@ def main() -> None:
         torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
     plan = QUICK if options.quick else FULL
     if options.memory:
-        json.dump(memory.watched(options.memory, plan), sys.stdout)
+        json.dump(memory.logged(options.memory, plan), sys.stdout)
         return
     found = measured(plan)
     figures.show(found)

@@ -1,29 +1,26 @@
-"""What the commands share: how they read options, how they end, and how they describe noise."""
+"""The code that all commands share: reading the command line, and reporting how a command ended."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import signal
-import sys
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import dropwhile, takewhile
-from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
-from .config import NoiseConfig, describe_ratio
-from .errors import Stopped, UserError
+from .errors import Stopped, UserError, resume_hint, say
 
 Options = TypeVar("Options")
 
 
 def run_command(command: str, options: type[Options], run: Callable[[Options], Any]) -> int:
-    """Read the command line and run; see `fail_in_one_line`."""
+    """Parse the command line and run the command; return the exit status of `fail_in_one_line`."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Stopped(None, number)
@@ -33,7 +30,12 @@ def run_command(command: str, options: type[Options], run: Callable[[Options], A
 
 
 def parse(command: str, options: type[Options]) -> Options:
-    """The command line as a dataclass; what tyro finds wrong becomes one line."""
+    """Parse the command line into an `options` dataclass.
+
+    Raises:
+        UserError: one line with tyro's complaint, if tyro rejects the command line.
+        SystemExit: after --help.
+    """
     about = (options.__doc__ or "").partition("\n")[0]
     errors = io.StringIO()
     try:
@@ -41,12 +43,19 @@ def parse(command: str, options: type[Options]) -> Options:
             return tyro.cli(options, prog=f"python -m nmer_fast.{command}", description=about)
     except SystemExit as end:
         if not end.code:
+            if "settings" in {f.name for f in fields(options)}:  # type: ignore[arg-type]
+                from .flags import list_fields_asked
+
+                print(list_fields_asked())
             raise
     raise UserError(f"{_tyros_complaint(errors.getvalue())} (--help lists the options)")
 
 
 def _tyros_complaint(box: str) -> str:
-    """The first paragraph under the title that tyro prints, boxed or underlined, in this project's words."""
+    """Return tyro's error message as one line in this project's style.
+
+    tyro prints a title and the message below it, in a box or under a line; the first paragraph holds the message.
+    """
     lines = [line.strip("│─- ") for line in box.splitlines()]
     paragraph = takewhile(bool, dropwhile(lambda line: not line, lines[1:]))
     text = " ".join(paragraph).replace("{None}|", "")
@@ -60,8 +69,8 @@ def _tyros_complaint(box: str) -> str:
 def fail_in_one_line(run: Callable[[], Any]) -> int:
     """Run a command and return its exit status.
 
-    A user's error, or the file system's, is one line on stderr and 2; a stop that was asked for says how to go on, and
-    is 0 for SIGTERM and 130 for Ctrl-C.
+    A UserError or an OSError is printed as one line on stderr and gives status 2. After Ctrl-C or SIGTERM, one line
+    says how to resume; the status is 130 for Ctrl-C and 0 for SIGTERM.
     """
     try:
         run()
@@ -79,59 +88,8 @@ def fail_in_one_line(run: Callable[[], Any]) -> int:
     return 0
 
 
-def say(text: str) -> None:
-    """One line on stderr; of torchrun's processes, which all come to it, from each machine's first alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr)
-
-
-def how_to_go_on(folder: Path) -> str:
-    """With a run whose state is saved, in as many processes as here are now."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    start = "python" if processes == "1" else f"torchrun --nproc-per-node {processes}"
-    return f"go on with: {start} -m nmer_fast.train --resume {folder}"
-
-
 def say_stopped(stop: Stopped) -> int:
-    """How to go on, and the exit status."""
-    how = stop.how or ("nothing is saved" if stop.folder is None else how_to_go_on(stop.folder))
+    """Print how to resume, and return the exit status: 0 for SIGTERM, 130 for Ctrl-C."""
+    how = stop.how or ("nothing is saved" if stop.folder is None else resume_hint(stop.folder))
     say(f"stopped; {how}")
     return 0 if stop.signal == signal.SIGTERM else 130
-
-
-def parse_steps(pairs: tuple[str, ...]) -> dict[str, int] | Literal["random"] | None:
-    """a=140 v=60 l=5 as a mapping; random as it is; nothing as None."""
-    if pairs == ("random",):
-        return "random"
-    steps = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        if not name or not re.fullmatch("[0-9]+", value) or int(value) < 1:
-            raise UserError(f"steps: expected modality=T with a whole T above 0, such as a=140, got {pair!r}")
-        if name in steps:
-            raise UserError(f"steps: expected one T for {name}, got two")
-        steps[name] = int(value)
-    return steps or None
-
-
-def describe_noise(noise: NoiseConfig) -> str:
-    """For a table's title."""
-    if noise.kind == "missing":
-        return "missing modalities"
-    if noise.steps == "random":
-        return f"{noise.kind} noise of random T up to {noise.length}"
-    if noise.steps is not None:
-        return f"{noise.kind} noise of T " + ", ".join(f"{name} {t}" for name, t in dict(noise.steps).items())
-    assert noise.snr_db is not None
-    return f"{noise.kind} noise at {describe_ratio(noise.snr_db)} dB"
-
-
-def make_folder(folder: Path) -> Path:
-    """The output folder, before any work is done for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"out: expected a folder that can be written, got {folder}: {error.strerror}") from None
-    return folder

@@ -1,56 +1,105 @@
-"""What decides a run: its data, noise, model and training; the presets; and the way from options to one checked Config.
+"""The configuration of a run (data, noise, model, training), the presets, and the validation of both.
 
-Everything is checked when a Config is made, so whoever holds one holds a sensible one.
+Every option of a run is defined here once: its type, limits, default and documentation, and whether it has a flag on
+the command line (`nmer_fast.flags`). A Config is validated when it is constructed. Settings that only one system has
+are defined beside that system, in its `Config` class (`nmer_fast.models`). Importing this module does not import torch;
+constructing a Config does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .contract import Convention, Kind, ScheduleKind
 from .errors import UserError
+from .registry import FORMATS, SYSTEMS
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Steps = dict[str, Count] | Literal["random"]
 Decibels = Annotated[float, Field(ge=-200, le=200)]
-Ratio = Decibels | tuple[Decibels, Decibels]
-Format = Literal["auto", "iemocap-h5", "msp-h5", "multibench-pkl", "mult-pkl", "mmsa-pkl", "csd", "npz"]
+SNR = Decibels | tuple[Decibels, Decibels]
 Rule = Literal["ge0", "gt0", "nonzero"]
+
+
+class Flag(NamedTuple):
+    """The annotation of a field that has its own command-line option. All other fields can be set with --set only.
+
+    Attributes:
+        name: the option's name, if it differs from the field's name.
+        kind: the option's type, if it differs from the field's type.
+        parse: the function that converts the option's value to the field's value.
+        note: a sentence that is appended to the field's documentation in --help.
+    """
+
+    name: str = ""
+    kind: Any = None
+    parse: Callable[[Any], Any] | None = None
+    note: str = ""
+
+
+def parse_steps(pairs: Sequence[str]) -> dict[str, int] | Literal["random"]:
+    """Parse `a=140 v=60 l=5` into a mapping from modality to T; `random` is returned unchanged.
+
+    Raises:
+        UserError: one line, if a pair is not modality=T or a modality appears twice.
+    """
+    if tuple(pairs) == ("random",):
+        return "random"
+    steps: dict[str, int] = {}
+    if not pairs:
+        raise UserError("steps: expected modality=T for each modality, such as a=140, or random, got none")
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not name or not (value.isascii() and value.isdecimal()) or int(value) < 1:
+            raise UserError(f"steps: expected modality=T with a whole T above 0, such as a=140, got {pair!r}")
+        if name in steps:
+            raise UserError(f"steps: expected one T for {name}, got two")
+        steps[name] = int(value)
+    return steps
+
+
+def _known_format(name: str) -> str:
+    if name != "auto":
+        FORMATS.path_of(name)
+    return name
 
 
 @dataclass(frozen=True, config=CHECKED)
 class DataConfig:
-    """Which samples.
+    """The data set of a run.
 
     Attributes:
-        source: "synthetic", the embedded default, or a file or folder of features (docs/formats.md).
-        format: of other people's files and folders; "auto" tells it from what it finds.
-        binarise: which are positive, where the source has scores: "ge0" (>= 0, as in the paper), "gt0" (> 0), or
-            "nonzero" (> 0, and utterances of score 0 left out).
-        fold: which of the source's folds, from 1.
-        context: join each utterance with up to this many before it in its group and split.
-        size: utterances of the synthetic data; by default 850.
-        difficulty: of the synthetic data: 2 is hard, 0.5 easy.
+        source: the file or folder of features (docs/formats.md), or "synthetic" for the built-in data set.
+        format: the format of the file or folder (docs/formats.md), or package.module:attribute of a format that another
+            package defines; "auto" detects the format.
+        binarise: the rule that turns a source's real-valued scores into two classes; the positive class is "ge0" (score
+            >= 0, as in the paper), "gt0" (score > 0), or "nonzero" (score > 0, and utterances with score 0 are
+            dropped).
+        fold: the fold of the source's cross-validation, counted from 1.
+        context: the maximum number of preceding utterances, of the same group and split, that are prepended to each
+            utterance.
+        size: the number of utterances in the synthetic data; none means 850.
+        difficulty: the difficulty of the synthetic data: 2 is hard, 0.5 is easy.
     """
 
-    source: str = "synthetic"
-    format: Format = "auto"
+    source: Annotated[str, Flag("data")] = "synthetic"
+    format: Annotated[str, AfterValidator(_known_format)] = "auto"
     binarise: Rule = "ge0"
-    fold: Count | None = None
-    context: Annotated[int, Field(ge=0, le=10**6)] = 0
-    size: Annotated[int, Field(ge=40, le=10**9)] | None = None
-    difficulty: Positive = 1.0
+    fold: Annotated[Count | None, Flag()] = None
+    context: Annotated[int, Field(ge=0, le=10**6), Flag()] = 0
+    size: Annotated[Annotated[int, Field(ge=40, le=10**9)] | None, Flag()] = None
+    difficulty: Annotated[Positive, Flag()] = 1.0
 
     def __post_init__(self) -> None:
         if self.source == "synthetic":
@@ -61,31 +110,45 @@ class DataConfig:
         elif self.size is not None or self.difficulty != 1:
             raise ValueError(f"size, difficulty: expected with the synthetic data alone, got them beside {self.source}")
 
+    @property
+    def absolute(self) -> DataConfig:
+        """The same configuration with an absolute path, which stays valid in any working directory."""
+        if self.source == "synthetic":
+            return self
+        return replace(self, source=str(Path(self.source).resolve()))
+
 
 @dataclass(frozen=True, config=CHECKED)
 class NoiseConfig:
-    """What is added to the unclean modalities, and how much.
+    """The kind and the strength of the noise that is added to the noisy modalities.
 
     Attributes:
-        kind: of the noise.
-        snr_db: signal-to-noise ratio in dB, one for all or one for each modality; two numbers are a range, of which
-            each sample draws its own (mixed intensities); or else
-        steps: T of each modality, as in the paper; or "random": one for each batch and modality, uniform over the
-            schedule (released code).
-        p: the share of impulses, for impulse noise.
-        snr_convention: "exact" counts the noise's own power, "paper" takes it as 1.
-        schedule: of the betas that steps count: "paper" spreads them over the chosen T, the others have a fixed length.
-        beta_start: the first beta.
-        beta_end: the last.
-        length: of the schedules of fixed length.
-        padding: noise the padding too, and let the encoders read it (released code).
+        kind: the kind of noise; "missing" sets a modality to zero.
+        snr_db: the signal-to-noise ratio in dB: one number for all modalities, or one number for each modality. A pair
+            of numbers is a range from which the SNR of each sample is drawn (mixed intensities).
+        steps: the number of diffusion steps T of each modality (the paper's T), instead of an SNR; or "random", as in
+            the released code: T is drawn for each batch and modality, uniformly over the schedule.
+        p: the probability of an impulse, for impulse noise only.
+        snr_convention: the noise power that an SNR is computed with: "exact" uses the noise's actual power, "paper"
+            assumes a power of 1.
+        schedule: the beta schedule that `steps` refers to: "paper" spreads the betas over the chosen T steps, all other
+            schedules have `length` steps.
+        beta_start: the first beta of the schedule.
+        beta_end: the last beta of the schedule.
+        length: the number of steps of every schedule except "paper".
+        padding: whether padding also gets noise and is read by the encoders, as in the released code.
     """
 
-    kind: Kind = "gaussian"
-    snr_db: Ratio | dict[str, Ratio] | None = -10.0
-    steps: Steps | None = None
-    p: Annotated[float, Field(ge=0, le=1)] = 0.3
-    snr_convention: Convention = "exact"
+    kind: Annotated[Kind, Flag("noise")] = "gaussian"
+    snr_db: Annotated[
+        SNR | dict[str, SNR] | None,
+        Flag("snr", float | None, note="--set noise.snr_db=... takes a range or a value for each modality."),
+    ] = -10.0
+    steps: Annotated[
+        Steps | None, Flag("steps", tuple[str, ...], parse_steps, "Given as a=140 v=60 l=5, or as random.")
+    ] = None
+    p: Annotated[float, Field(ge=0, le=1), Flag()] = 0.3
+    snr_convention: Annotated[Convention, Flag()] = "exact"
     schedule: ScheduleKind = "paper"
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.001
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -106,165 +169,230 @@ class NoiseConfig:
         if self.kind == "impulse" and self.p == 0 and self.snr_db is not None:
             raise ValueError("p: expected above 0, got 0: no impulse noise has an SNR")
 
+    @property
+    def title(self) -> str:
+        """A description of the noise for the titles of tables."""
+        if self.kind == "missing":
+            return "missing modalities"
+        if self.steps == "random":
+            return f"{self.kind} noise of random T up to {self.length}"
+        if self.steps is not None:
+            return f"{self.kind} noise of T " + ", ".join(f"{name} {t}" for name, t in dict(self.steps).items())
+        assert self.snr_db is not None
+        return f"{self.kind} noise at {describe_snr(self.snr_db)} dB"
+
 
 @dataclass(frozen=True, config=CHECKED)
-class NMERConfig:
-    """Which system, and its sizes and loss weights; the defaults are the paper's for NMER (section 3.3).
+class ModelConfig:
+    """The system and the settings that all systems share; a system with additional settings subclasses this.
+
+    The defaults are the paper's (section 3.3).
 
     Attributes:
-        system: its name, of `nmer_fast.models.SYSTEMS` (docs/training.md lists them).
-        modality: the one that the system "unimodal" reads.
-        latent: dimensions of z; 64 in the released code, the paper gives none.
-        layers: of the VAE's Transformer encoder.
-        heads: of its attention; over one token they change nothing.
-        feedforward: its feed-forward width; 128 in the released code, the paper gives none.
-        tokens: what attention goes over: "one" token, the sample; "modality", the sample's six tokens of 128, h' and
-            H' of each modality; or "batch" (released code), whose predictions depend on their batch mates.
-        dropout: of the encoders.
-        transformer_dropout: of the VAE's Transformer encoder.
-        classifier: widths of the classifier's hidden layers, the teacher's too.
-        classifier_dropout: behind each of them.
-        classifier_batch_norm: BatchNorm between ReLU and dropout.
-        shared: the network behind all invariance encoders: "linear", or "two_leaky" layers (released code).
-        kl: L_KL is summed over the latent; "mean" or "sum" over the batch.
-        lambda_gen: weight of lambda_kl L_KL + L_MSE.
-        lambda_kl: weight of L_KL beside L_MSE, which is a mean over the joint representation's dimensions.
-        lambda_inv: weight of L_inv.
-        lambda_cls: weight of the cross-entropy.
+        system: the system's name (docs/training.md), or package.module:Class of a system that another package defines.
+        dropout: the dropout rate of the encoders.
+        classifier: the widths of the hidden layers of the classifier, and of the teacher's classifier.
+        classifier_dropout: the dropout rate after each hidden layer of the classifier.
+        classifier_batch_norm: whether the classifier has BatchNorm between ReLU and dropout, as in the released code.
     """
 
-    system: str = "nmer"
-    modality: str | None = None
-    latent: Count = 64
-    layers: Count = 5
-    heads: Count = 16
-    feedforward: Count = 128
-    tokens: Literal["one", "modality", "batch"] = "one"
-    dropout: Share = 0.5
-    transformer_dropout: Share = 0.5
+    system: Annotated[str, Flag()] = "nmer"
+    dropout: Fraction = 0.5
     classifier: tuple[Count, ...] = (384, 128)
-    classifier_dropout: Share = 0.5
+    classifier_dropout: Fraction = 0.5
     classifier_batch_norm: bool = False
-    shared: Literal["linear", "two_leaky"] = "linear"
-    kl: Literal["mean", "sum"] = "mean"
-    lambda_gen: Weight = 1.0
-    lambda_kl: Weight = 1.0
-    lambda_inv: Weight = 10.0
-    lambda_cls: Weight = 1.0
 
-    def __post_init__(self) -> None:
-        if self.modality is not None and self.system != "unimodal":
-            raise ValueError(f"modality: expected with the system unimodal alone, got it beside {self.system}")
+    @property
+    def label(self) -> str:
+        """The system's name in run names and tables, extended by any setting that distinguishes its variants."""
+        return self.system
 
 
 @dataclass(frozen=True, config=CHECKED)
 class TrainingConfig:
-    """How to train; the defaults are the paper's (section 3.3), the teacher's those of the released code.
+    """The training settings of a run.
+
+    The system's defaults are the paper's (section 3.3); the teacher's defaults are the released code's.
 
     Attributes:
-        epochs: of the system.
-        batch_size: samples, at most.
-        buckets: batches of samples of like length, out of shuffled pools of so many batches; 1, as in the paper's code:
-            any samples together. Where lengths differ much, 16 spares most of the padding.
-        optimizer: of system and teacher.
-        lr: constant for half of the epochs, then linear to 0.
-        beta1: of the optimizer.
-        clip: largest gradient norm of the system; none by default.
-        select: which epoch is kept: "best" average UA on the val split, or "last"; by default best where there is one.
-        teacher_epochs: on complete data, half at teacher_lr and half on the way to 0.
-        teacher_lr: as lr.
-        teacher_clip: largest gradient norm of the teacher.
-        teacher_lambda_cmd: weight of the distance between its modalities' invariant features.
-        clip_each: clip each sub-network's gradient norm instead of the whole model's.
-        seed: of weights, order, dropout, noise and conditions.
-        compile: compile the step as one graph.
-        amp: train under bfloat16 autocast; evaluation is always in float32.
-        allow_leak: evaluate although predictions depend on batch mates (tokens "batch").
+        epochs: the number of epochs that the system is trained for.
+        batch_size: the maximum number of samples in a batch.
+        buckets: the number of batches in a bucketing pool: samples are shuffled, pooled, sorted by length within each
+            pool and cut into batches. 1 turns bucketing off, as in the paper's code; where lengths differ a lot, 16
+            removes most padding.
+        optimizer: the optimizer of both the system and the teacher.
+        lr: the system's learning rate; its schedule is constant for half of the epochs, then decays linearly to 0.
+        beta1: the optimizer's first beta.
+        clip: the maximum gradient norm of the system; none means no gradient clipping.
+        select: the epoch whose weights are kept: "best" (the highest average UA on the val split) or "last"; none means
+            "best" if the data have a val split, otherwise "last".
+        teacher_epochs: the number of epochs that the teacher is trained for, on complete data.
+        teacher_lr: the teacher's learning rate; its schedule is the same as the system's.
+        teacher_clip: the maximum gradient norm of the teacher.
+        teacher_lambda_cmd: the teacher's loss weight of the central moment discrepancy (CMD) between the modalities'
+            invariant features.
+        clip_each: whether gradient clipping applies to each sub-network separately instead of to the whole model.
+        seed: the random seed of weight initialisation, shuffling, dropout, noise and conditions.
+        compile: whether the training step is compiled into one graph with torch.compile.
+        amp: whether training runs under bfloat16 autocast; evaluation is always in float32.
+        allow_leak: whether evaluation is allowed for a model whose predictions depend on the other samples of the batch
+            (model.tokens=batch).
     """
 
-    epochs: Count = 60
+    epochs: Annotated[Count, Flag()] = 60
     batch_size: Count = 128
     buckets: Count = 1
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: Positive = 1e-4
-    beta1: Share = 0.9
+    beta1: Fraction = 0.9
     clip: Positive | None = None
-    select: Literal["best", "last"] | None = None
+    select: Annotated[Literal["best", "last"] | None, Flag()] = None
     teacher_epochs: Count = 20
     teacher_lr: Positive = 2e-4
     teacher_clip: Positive = 0.5
     teacher_lambda_cmd: Weight = 0.01
     clip_each: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    compile: bool = False
-    amp: bool = False
-    allow_leak: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**31), Flag()] = 0
+    compile: Annotated[bool, Flag()] = False
+    amp: Annotated[bool, Flag()] = False
+    allow_leak: Annotated[bool, Flag()] = False
+
+
+def model_config(content: Any) -> ModelConfig:
+    """Validate model settings and return them as an instance of the system's own `Config` class.
+
+    Presets and sweeps give NMER's settings to every system, so a system ignores those that it does not have.
+
+    Args:
+        content: a mapping from names to settings, or any ModelConfig.
+
+    Raises:
+        UserError: one line that names the setting, the expected values and the given one.
+    """
+    if isinstance(content, ModelConfig):
+        kind = _config_class(content.system)
+        if isinstance(content, kind):
+            return content
+        content = asdict(content)
+    if not isinstance(content, Mapping):
+        raise UserError(f"model: expected a dictionary or an instance of ModelConfig, got {content!r}")
+    name = content.get("system", ModelConfig.system)
+    kind = _config_class(name) if isinstance(name, str) else ModelConfig
+    own = {f.name for f in fields(kind)}
+    shared = {f.name for f in fields(_config_class(ModelConfig.system))}
+    settings = {}
+    for key, value in content.items():
+        if key in own:
+            settings[key] = value
+        elif key not in shared and not (key == "modality" and value is None):  # version 0.1 wrote null for every system
+            raise UserError(f"model.{key}: no such field of {name}; expected {', '.join(sorted(own))}")
+    try:
+        return TypeAdapter(kind).validate_python(settings)
+    except ValidationError as error:
+        raise UserError(_first_line(error, ("model",))) from None
+
+
+def _config_class(system: str) -> type[ModelConfig]:
+    """Return the class of a system's settings, by the system's name: the registry imports it, this module does not."""
+    kind = getattr(SYSTEMS.load(system), "Config", None)
+    if not (isinstance(kind, type) and issubclass(kind, ModelConfig)):
+        raise UserError(f"model.system: expected a subclass of nmer_fast.models.System, got {system}")
+    return kind
 
 
 @dataclass(frozen=True, config=CHECKED)
 class Config:
-    """A whole run; `--set section.field=value` reaches every field of it."""
+    """The complete configuration of a run; `--set section.field=value` sets any of its fields."""
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    model: NMERConfig = field(default_factory=NMERConfig)
+    model: Annotated[ModelConfig, BeforeValidator(model_config)] = field(default_factory=lambda: model_config({}))
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-PRESETS = {
-    "paper": Config(),
-    # Each change and what it gains: docs/results.md, bench/recipe.py.
-    "recommended": Config(
-        # L_KL sums over 64 dimensions and L_MSE is a mean over 384: 2 / 384 makes of both the evidence lower bound.
-        model=NMERConfig(lambda_kl=0.005, transformer_dropout=0.1, tokens="modality"),
-        training=TrainingConfig(lr=3e-4),
-    ),
-    "released": Config(
-        noise=NoiseConfig(
-            snr_db=None, steps="random", schedule="scaled_linear", beta_start=0.01, beta_end=0.5, padding=True
-        ),
-        model=NMERConfig(
-            heads=8,
-            tokens="batch",
-            transformer_dropout=0.1,
-            classifier=(128, 128),
-            classifier_dropout=0.1,
-            classifier_batch_norm=True,
-            shared="two_leaky",
-            kl="sum",
-            lambda_inv=1.0,
-        ),
-        training=TrainingConfig(
-            epochs=80,
-            optimizer="adam",
-            lr=2e-4,
-            beta1=0.5,
-            clip=1.0,
-            teacher_lambda_cmd=1.0,
-            clip_each=True,
-        ),
-    ),
-}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # docs/results.md and bench/recipe.py show each change and the accuracy that it gains.
+    "recommended": {
+        # L_KL is a sum over 64 dimensions and L_MSE is a mean over 384: a loss weight of 2 / 384 turns their sum into
+        # the evidence lower bound.
+        "model": {"lambda_kl": 0.005, "transformer_dropout": 0.1, "tokens": "modality"},
+        "training": {"lr": 3e-4},
+    },
+    "released": {
+        "noise": {
+            "snr_db": None, "steps": "random", "schedule": "scaled_linear", "beta_start": 0.01, "beta_end": 0.5,
+            "padding": True,
+        },
+        "model": {
+            "heads": 8, "tokens": "batch", "transformer_dropout": 0.1, "classifier": (128, 128),
+            "classifier_dropout": 0.1, "classifier_batch_norm": True, "shared": "two_leaky", "kl": "sum",
+            "lambda_inv": 1.0,
+        },
+        "training": {
+            "epochs": 80, "optimizer": "adam", "lr": 2e-4, "beta1": 0.5, "clip": 1.0, "teacher_lambda_cmd": 1.0,
+            "clip_each": True,
+        },
+    },
+}  # fmt: skip
+"""The fields in which each preset differs from the defaults, which are the paper's settings."""
 
 
-def describe_ratio(ratio: Ratio | Mapping[str, Ratio] | Sequence[float]) -> str:
-    """An SNR in words: "-10", "-40 to 0", "a -10, l -40 to 0"."""
+def preset(name: str) -> Config:
+    """Return a preset as a complete Config of NMER.
+
+    Raises:
+        UserError: no preset has that name.
+    """
+    return from_dict(_preset(name))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UserError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def make_config(
+    changes: Mapping[str, Any] | None = None, *, preset: str | None = None, file: Path | None = None
+) -> Config:
+    """Return a Config that starts from a preset or from a run's config.json and has some fields changed.
+
+    Args:
+        changes: the new values by section.field, such as {"training.lr": 2e-4}.
+        preset: the preset's name; "paper" by default.
+        file: the config.json to start from, instead of a preset.
+
+    Raises:
+        UserError: one line that names what is wrong.
+    """
+    if preset and file:
+        raise UserError(f"preset, config: expected one of the two, got {preset} and {file}")
+    return override(load_config(file) if file else _preset(preset or "paper"), changes or {})
+
+
+def describe_snr(ratio: SNR | Mapping[str, SNR] | Sequence[float]) -> str:
+    """Format an SNR for people: "-10", "-40 to 0", "a -10, l -40 to 0"."""
     if isinstance(ratio, Mapping):
-        return ", ".join(f"{name} {describe_ratio(one)}" for name, one in ratio.items())
+        return ", ".join(f"{name} {describe_snr(one)}" for name, one in ratio.items())
     ends = [ratio] if isinstance(ratio, (int, float)) else ratio
     return " to ".join(str(end + 0.0).removesuffix(".0") for end in ends)  # + 0.0: no -0
 
 
 def snr_column(ratio: Any) -> float | str | None:
-    """Of a tidy table: a number where one holds for all, else words."""
-    return ratio if ratio is None or isinstance(ratio, (int, float)) else describe_ratio(ratio)
+    """Format an SNR for a table: a number if all modalities share one SNR, otherwise the text of `describe_snr`."""
+    return ratio if ratio is None or isinstance(ratio, (int, float)) else describe_snr(ratio)
 
 
 def from_dict(content: Mapping[str, Any], where: str = "") -> Config:
-    """A Config of nested sections.
+    """Validate nested sections (such as a config.json) and return them as a Config.
+
+    Args:
+        content: the sections by name, each a mapping from fields to values.
+        where: a prefix for error messages, such as the file's name.
 
     Raises:
-        UserError: one line that names the field, what was expected and what was given.
+        UserError: one line that names the field, the expected values and the given one.
     """
     try:
         return TypeAdapter(Config).validate_python(content)
@@ -273,7 +401,7 @@ def from_dict(content: Mapping[str, Any], where: str = "") -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Read a config.json that a run wrote."""
+    """Read the config.json of a run."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -285,10 +413,19 @@ def load_config(path: Path) -> Config:
     return from_dict(content, f"{path}: ")
 
 
-def override(base: Config, changes: Mapping[str, Any]) -> Config:
-    """The base with fields, named section.field, changed. A new SNR replaces the base's steps, and the other way."""
-    content = asdict(base)
-    noise = content["noise"]
+def override(base: Config | Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
+    """Return the base Config with some fields changed. A new SNR removes the base's steps, and new steps its SNR.
+
+    Args:
+        base: a Config, or nested sections with the fields that differ from the defaults.
+        changes: the new values by section.field.
+
+    Raises:
+        UserError: one line that names the field, the expected values and the given one.
+    """
+    content: dict[str, Any] = {f.name: {} for f in fields(Config)}
+    content |= {name: dict(section) for name, section in (asdict(base) if isinstance(base, Config) else base).items()}
+    noise = {"kind": NoiseConfig.kind, "snr_db": NoiseConfig.snr_db, "steps": None, **content["noise"]}
     if changes.get("noise.kind") == "missing" and noise["kind"] != "missing":
         noise["snr_db"] = noise["steps"] = None
     elif noise["kind"] == "missing" and changes.get("noise.kind", "missing") != "missing":
@@ -296,19 +433,25 @@ def override(base: Config, changes: Mapping[str, Any]) -> Config:
     for key, other in (("snr_db", "steps"), ("steps", "snr_db")):
         if changes.get(f"noise.{key}") is not None:
             noise[other] = None
+    content["noise"] = noise
     for name, value in changes.items():
         section, _, key = name.partition(".")
-        if key not in content.get(section, {}):
-            known = (
-                ", ".join(content[section]) if section in content else "data., noise., model. or training. before it"
-            )
+        if section not in content or (section in SECTIONS and key not in SECTIONS[section]):
+            known = ", ".join(SECTIONS.get(section, ())) or "data., noise., model. or training. before it"
             raise UserError(f"{name}: no such field; expected {known}")
         content[section][key] = value
     return from_dict(content)
 
 
-def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """section.field=value pairs; none is None, and what looks like a JSON list or object is one."""
+SECTIONS = {
+    name: tuple(f.name for f in fields(kind))
+    for name, kind in (("data", DataConfig), ("noise", NoiseConfig), ("training", TrainingConfig))
+}
+"""The field names of each section that is the same for all systems."""
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Parse `section.field=value` pairs into changes; the value none means None, and [...] and {...} are JSON."""
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -323,13 +466,38 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
-def _first_line(error: ValidationError) -> str:
-    """Pydantic's first complaint in this project's words."""
+def join_changes(settings: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the changes given by --set with those given by a field's own command-line option.
+
+    Args:
+        settings: the `section.field=value` pairs of --set.
+        flags: the options' values by section.field; None means that the option was not given.
+
+    Returns:
+        the new values by section.field.
+
+    Raises:
+        UserError: a field is given twice.
+    """
+    changes, given = parse_settings(settings), {name: value for name, value in flags.items() if value is not None}
+    if twice := sorted(given.keys() & changes.keys()):
+        raise UserError(f"set: {twice[0]} is given by --set and by an option of its own; expected one of the two")
+    return {**given, **changes}
+
+
+def _first_line(error: ValidationError, before: tuple[str, ...] = ()) -> str:
+    """Format pydantic's first error as one line in this project's style.
+
+    Args:
+        error: the error that pydantic raised.
+        before: the path of the validated object in the Config, such as ("model",).
+    """
     first = error.errors()[0]
-    if first["type"] == "value_error":  # one of this file's own checks, a whole line already
+    if first["type"] == "value_error":  # raised by a check in this file, whose message is a complete line already
         return str(first["ctx"]["error"])
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("dict[", "literal[")))
-    if first["loc"][:2] == ("noise", "snr_db"):  # of whose three forms pydantic names the first
+    path = (*before, *first["loc"])
+    place = ".".join(str(part) for part in path if not str(part).startswith(("dict[", "literal[")))
+    if path[:2] == ("noise", "snr_db"):  # the field has three forms, but pydantic mentions only the first
         return (
             "noise.snr_db: expected decibels from -200 to 200, a range [low, high] of them, or either for each "
             f"modality, got {first['input']!r}"

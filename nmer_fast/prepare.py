@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from .command import run_command
-from .config import Format, Rule
+from .config import Rule
 from .errors import UserError
+from .flags import choices, option
+from .registry import FORMATS
 
 if TYPE_CHECKING:
     from .engine.console import Report
@@ -30,16 +32,16 @@ class Options:
         inspect: a file or folder whose content is printed; nothing is converted then.
         plot: the .png file to which --inspect also draws what it prints.
         audio_dir: a folder of wavs, whose openSMILE descriptors are written to OUT, an .h5; nothing is converted then.
-        workers: the number of processes of --audio-dir; by default one for each core.
+        workers: the number of processes of --audio-dir.
     """
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    format: Format = "auto"
+    format: Annotated[str, tyro.conf.arg(metavar=choices(["auto", *FORMATS, "package.module:attribute"]))] = "auto"
     binarise: Rule = "ge0"
-    inspect: Path | None = None
-    plot: Path | None = None
-    audio_dir: Path | None = None
-    workers: int | None = None
+    inspect: option(Path | None, default="none") = None  # type: ignore[valid-type]
+    plot: option(Path | None, default="none") = None  # type: ignore[valid-type]
+    audio_dir: option(Path | None, default="none") = None  # type: ignore[valid-type]
+    workers: option(int | None, default="one for each core") = None  # type: ignore[valid-type]
 
 
 def run(options: Options, *, quiet: bool = False) -> None:

@@ -1,14 +1,14 @@
-"""Systems and feature formats by name: this package's own, installed plug-ins, and any `package.module:attribute`.
+"""The registries of systems and feature formats: built-in names, installed plug-ins and `package.module:attribute`.
 
-A line here is all that makes a file of this package known; another package declares an entry point of the group
-`nmer_fast.systems` or `nmer_fast.formats`. Names are known without importing what they stand for, so no torch is
-imported here. CONTRIBUTING.md shows both ways.
+One line in this file registers a system or a format of this package. Another package registers its own with an entry
+point of the group `nmer_fast.systems` or `nmer_fast.formats`. Looking up names imports none of the registered modules
+and no torch. CONTRIBUTING.md shows both ways.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -19,43 +19,47 @@ from .errors import UserError
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
-class Registry:
-    """What is chosen by name.
+class Registry(Mapping[str, str]):
+    """A mapping from registered names to paths `module:attribute`: the built-in names first, then those of plug-ins.
 
     Args:
-        option: the option that gives the name, for messages.
-        group: the entry points' group.
-        own: this package's, `module:attribute` by name, in the order of tables and pictures.
+        option: the name of the configuration option that takes these names, for error messages.
+        group: the entry-point group in which plug-ins register.
+        own: the built-in names and their paths, in the order of tables and pictures.
+        others: the additional words that the option accepts, such as "auto", for error messages.
     """
 
-    def __init__(self, option: str, group: str, own: Mapping[str, str]) -> None:
-        self.option, self.group, self.own = option, group, dict(own)
+    def __init__(self, option: str, group: str, own: Mapping[str, str], others: Sequence[str] = ()) -> None:
+        self.option, self.group, self.own, self.others = option, group, dict(own), tuple(others)
+
+    def __getitem__(self, name: str) -> str:
+        return self.own[name] if name in self.own else _plugins(self.group)[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.paths())
+        yield from self.own
+        yield from (name for name in _plugins(self.group) if name not in self.own)
 
-    def paths(self) -> dict[str, str]:
-        """`module:attribute` by name: this package's, then installed plug-ins'."""
-        return {**self.own, **{name: path for name, path in _plugins(self.group).items() if name not in self.own}}
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
     def path_of(self, name: str) -> str:
-        """`module:attribute` of a name.
+        """Return the path of a registered name; a path `package.module:attribute` is returned unchanged.
 
         Raises:
-            UserError: one line that lists the names, where there is none of that name.
+            UserError: the name is neither registered nor a path; the message is one line that lists all names.
         """
-        known = self.paths()
-        if name in known:
-            return known[name]
+        if name in self:
+            return self[name]
         if PATH.fullmatch(name):
             return name
-        raise UserError(f"{self.option}: expected one of {', '.join(known)}, or package.module:attribute, got {name!r}")
+        known = ", ".join([*self.others, *self])
+        raise UserError(f"{self.option}: expected one of {known}, or package.module:attribute, got {name!r}")
 
     def load(self, name: str) -> Any:
-        """Import what a name stands for.
+        """Import and return the object that a name is registered for.
 
         Raises:
-            UserError: one line, where the name is unknown or cannot be imported.
+            UserError: one line, if the name is unknown or its object cannot be imported.
         """
         module, _, attribute = self.path_of(name).partition(":")
         try:
@@ -85,7 +89,7 @@ SYSTEMS = Registry(
         "late_fusion": "nmer_fast.models.late_fusion:LateFusion",
     },
 )
-"""What `--system` and `model.system` name: subclasses of `nmer_fast.models.System`."""
+"""The registry of systems, for `--system` and `model.system`: subclasses of `nmer_fast.models.System`."""
 
 FORMATS = Registry(
     "format",
@@ -99,6 +103,7 @@ FORMATS = Registry(
         "csd": "nmer_fast.data.csd:CSD",
         "npz": "nmer_fast.data.npz:NPZ",
     },
+    others=["auto"],
 )
-"""What `--format` and `data.format` name beside "auto": instances of `nmer_fast.data.Format`, in the order in which a
-source is shown to them."""
+"""The registry of feature formats, for `--format` and `data.format`: instances of `nmer_fast.data.Format`. "auto" tries
+them on a source in this order."""

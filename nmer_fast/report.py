@@ -9,8 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from .command import make_folder, run_command
+from .command import run_command
 from .errors import UserError
+from .files import make_folder
+from .flags import option
 
 PAGE = "index.html"
 NEEDED = {"jinja2": "Jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
@@ -18,22 +20,22 @@ NEEDED = {"jinja2": "Jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-lea
 
 @dataclass(frozen=True)
 class Options:
-    """Make a page of a run or of a sweep: its tables, curves, confusions, losses, and what its models see.
+    """Make a page of a run or of a sweep, with its tables, curves, confusion matrices, losses and representations.
 
     Attributes:
-        folder: of the run or the sweep.
-        out: a folder for the page, index.html, and its pictures; by default, report in that folder.
+        folder: the folder of a run or of a sweep.
+        out: the folder of the page, index.html, and of its pictures.
     """
 
     folder: tyro.conf.Positional[Path]
-    out: Path | None = None
+    out: option(Path | None, default="report, in that folder") = None  # type: ignore[valid-type]
 
 
 def run(options: Options, *, quiet: bool = False) -> Path:
     """Make the page.
 
     Returns:
-        its path.
+        the path of the page.
 
     Raises:
         UserError: one line that names what is wrong.
@@ -43,18 +45,17 @@ def run(options: Options, *, quiet: bool = False) -> Path:
     # Heavy imports wait until the command line is known to be right, so that --help is quick.
     from .engine.console import Report
     from .files import write_atomically
-    from .reporting.collection import read_collection as collect
+    from .reporting.collection import read_collection
     from .reporting.page import Page
-    from .reporting.sections import add_sections as fill
-    from .reporting.sections import make_head as head
+    from .reporting.sections import add_sections, make_head
 
-    of, page = collect(options.folder.resolve()), Page()
+    collection, page = read_collection(options.folder.resolve()), Page()
     out = make_folder(options.out or options.folder / "report")
-    fill(page, of)
+    add_sections(page, collection)
     for name, content in page.files.items():
         write_atomically(out / name, content)
     path = out / PAGE
-    write_atomically(path, page.html(head(of), of.missing))
+    write_atomically(path, page.html(make_head(collection), collection.missing))
     size = path.stat().st_size / 1e6
     Report(quiet=quiet).line(f"written: {path} ({size:.1f} MB) and {len(page.files)} pictures")
     return path

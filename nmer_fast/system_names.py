@@ -1,21 +1,9 @@
-"""What systems are called in tables and pictures. No torch is imported here."""
+"""What systems are called in tables and pictures, and their order."""
 
 from __future__ import annotations
 
+from .errors import UserError
 from .registry import SYSTEMS
-
-TITLES = {
-    "nmer": "NMER",
-    "nmer_no_vae": "NMER w/o VAE",
-    "nmer_no_sampling": "NMER w/o sampling",
-    "nmer_no_inv": "NMER w/o L_inv",
-    "men": "MEN",
-    "mctn": "MCTN",
-    "mmin": "MMIN",
-    "if_mmin": "IF-MMIN",
-    "unimodal": "unimodal classifier",
-    "late_fusion": "late fusion",
-}
 
 
 def split_system(name: str) -> tuple[str, str]:
@@ -34,7 +22,12 @@ def split_system(name: str) -> tuple[str, str]:
 def title_of(name: str) -> str:
     """What a system is called in a table: its title, or its name where it has none; "a alone" for "unimodal.a"."""
     system, modality = split_system(name)
-    return f"{modality} alone" if modality else TITLES.get(system, system)
+    if modality:
+        return f"{modality} alone"
+    try:
+        return SYSTEMS.load(system).title or system
+    except UserError:  # a system of another package that is not installed here
+        return system
 
 
 def place_of(system: str) -> int:

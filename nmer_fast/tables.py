@@ -1,4 +1,4 @@
-"""Tables of numbers and texts, whatever they are written as: the paper's tables and those of the report."""
+"""The tables of `reproduce` and of `report`: numbers and texts, before they become CSV, Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Cell:
-    """A number and what belongs to it, or a text.
+    """A number with its deviation and its published counterpart, or a text.
 
     Attributes:
         value: the number, NaN where there is none; or the text.
@@ -103,7 +103,7 @@ class Table:
 
     Attributes:
         name: the stem of its CSV file, or its id in a page.
-        title: what the table shows, in one line.
+        title: one line that says what the table shows.
         columns: the headers from left to right.
         rows: the lines from the top down.
         notes: remarks that stand below, each of a sentence or two.

@@ -18,7 +18,7 @@ measure, op_bench = map(importlib.import_module, ("measure", "op_bench"))
 def rows(calls):
     def call(who):
         calls.append(who)
-        time.sleep(0.002)  # above the millisecond from which a call is timed alone
+        time.sleep(0.002)  # more than a millisecond, so that each call is timed alone
 
     return [op_bench.Row("task", who, 1000, 8000, lambda who=who: call(who), claimed=True) for who in ("ours", "copy")]
 
@@ -26,10 +26,10 @@ def rows(calls):
 def test_rows_are_timed_in_turn():
     calls = []
     measured = op_bench.time_rows(rows(calls), "default", quick=False, nvtx=False)
-    # 20 and two to warm up, then each with an untimed call before it
+    # 20 calls and two warm-up calls, then each with an untimed call before it
     assert calls == ["ours", "copy"] * 3 + ["ours", "ours", "copy", "copy"] * 19
     for m in measured:
-        assert 2000 <= m.p20 <= m.p50 <= m.p80  # ns an element
+        assert 2000 <= m.p20 <= m.p50 <= m.p80  # nanoseconds for each element
         assert m.gb_per_s == pytest.approx(8 / m.p50)
 
 
@@ -55,7 +55,7 @@ def test_table_csv_and_plot(tmp_path, capsys):
     ]
     op_bench.show(measured, "title")
     printed = capsys.readouterr().out
-    assert "16.00x" in printed  # eager of copy
+    assert "16.00x" in printed  # relative to the eager copy
     assert "4.00x" in printed
     op_bench.write(tmp_path / "rows.csv", measured)
     written = list(csv.DictReader((tmp_path / "rows.csv").open()))

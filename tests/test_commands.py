@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nmer_fast import evaluate, train
+from nmer_fast.engine import run as engine
 from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from nmer_fast.errors import UserError
 
@@ -24,7 +25,7 @@ def command(name, *arguments):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A run of one epoch on the synthetic data."""
+    """Return the folder of a run of one epoch on the synthetic data."""
     folder = tmp_path_factory.mktemp("checkpoint")
     train.run(train.Options(size=40, epochs=1, settings=("training.teacher_epochs=1",), out=folder), quiet=True)
     return folder
@@ -51,7 +52,7 @@ def test_train_then_evaluate(tmp_path):
     again = command("evaluate", tmp_path, "--out", tmp_path / "again")
     assert again.returncode == 0, again.stderr
     entry = json.loads((tmp_path / "again.json").read_text())["results"][0]
-    assert entry["conditions"] == results["conditions"]  # the checkpoint is the model
+    assert entry["conditions"] == results["conditions"]  # the checkpoint holds the evaluated model
     refused = command("evaluate", tmp_path / "nowhere")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
@@ -85,7 +86,7 @@ def test_evaluate_sweeps_in_one_table(tmp_path, capsys):
 
 
 def test_the_written_config_repeats_the_run(tmp_path):
-    """Other settings than the default in every section; the same bits, and a config of the same content."""
+    """Every section has a setting that is not the default; the repeated run has the same bits and the same config."""
     options = train.Options(
         preset="released", settings=("model.layers=1", "training.teacher_epochs=1"), size=60, epochs=2, seed=3,
         allow_leak=True, noise="impulse", p=0.5, out=tmp_path / "first",
@@ -147,6 +148,7 @@ def test_features_of_ones_own(tmp_path):
         ("--data mine.npz --size 40", "size, difficulty: expected with the synthetic data alone"),
         ("--snr -10 --steps a=1 v=1 l=1", "snr, steps: expected one of the two"),
         ("--snr inf", "noise.snr_db: expected decibels from -200 to 200"),
+        ("--steps", "steps: expected modality=T for each modality, such as a=140, or random, got none"),
         ("--steps a=x", "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=x'"),
         ("--steps a=1 x=2", "steps: expected one each for a, v, l, got {'a': 1, 'x': 2}"),
         ("--noise impulse --p 2", "noise.p: expected at most 1, got 2.0"),
@@ -155,11 +157,11 @@ def test_features_of_ones_own(tmp_path):
         ("--noise pink", "noise.kind: expected 'gaussian', 'impulse', 'uniform', 'laplace' or 'missing', got 'pink'"),
         ("--noise missing --snr -10", "snr, steps: expected neither with missing modalities"),
         ("--snr-convention loud", "noise.snr_convention: expected 'exact' or 'paper', got 'loud'"),
-        ("--device quantum", "device: expected one that is here, got 'quantum'"),
+        ("--device quantum", "device: expected cpu, cuda, cuda:N or auto, got 'quantum'"),
         ("--epochs 0", "training.epochs: expected at least 1, got 0"),
         ("--epochs many", "--epochs: expected INT, got 'many'"),
         ("--epoch", "Unrecognized options: --epoch"),
-        ("--device meta", "device: expected one that is here, got 'meta': only cpu and cuda are supported"),
+        ("--device meta", "device: expected cpu, cuda, cuda:N or auto, got 'meta'"),
         ("--steps a=²", "steps: expected modality=T with a whole T above 0, such as a=140, got 'a=²'"),
         ("--steps a=1 a=5 v=1 l=1", "steps: expected one T for a, got two"),
         ("--steps a=10000000000000 v=1 l=1", "noise.steps.a: expected at most 1000000, got 10000000000000"),
@@ -195,11 +197,11 @@ def test_features_of_ones_own(tmp_path):
 def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, refused, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert refused(train.main, *arguments.split()).startswith(message)
-    assert not list(tmp_path.iterdir())  # nothing half-written
+    assert not list(tmp_path.iterdir())  # no partially written file is left
 
 
 def features(n=40, **changes):
-    """The arrays of a small feature-set file."""
+    """Return the arrays of a small feature-set file."""
     rng = np.random.default_rng(0)
     base = {
         "speech": rng.normal(size=(n, 5, 4)).astype(np.float32),
@@ -312,17 +314,17 @@ def test_evaluate_refuses_other_dimensions_and_damage(checkpoint, tmp_path):
 
 
 def test_a_folder_of_its_own_by_default(tmp_path, monkeypatch):
-    """Without --out, a new one under runs/, also twice in a second."""
+    """Without --out, the run gets a new folder under runs/, even if two runs start within a second."""
     monkeypatch.chdir(tmp_path)
     options = train.Options(size=40, epochs=1, settings=("training.teacher_epochs=1", "model.layers=1"))
-    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(engine.time, "strftime", lambda _: "now")
     for _ in range(2):
         train.run(options, quiet=True)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["now-synthetic", "now-synthetic-2"]
 
 
 def test_evaluating_on_the_training_file_keeps_the_fold(tmp_path):
-    """Else samples that the model was trained on would be tested; and a file that changed is noticed."""
+    """Another fold's test samples were used in training, so it is refused, as is a file that has changed."""
     path = tmp_path / "mine.npz"
     split = features()["split"]
     np.savez(path, **features(split=np.stack([split, np.roll(split, 16)], axis=1)))
@@ -345,7 +347,7 @@ def test_evaluating_on_the_training_file_keeps_the_fold(tmp_path):
 
 
 def test_evaluating_where_a_modality_is_absent(tmp_path):
-    """A test set without text, for a model of speech and text: its samples have none."""
+    """A test set without text can be used with a model of speech and text; the text is absent in its samples."""
     np.savez(tmp_path / "mine.npz", **features())
     np.savez(tmp_path / "speech.npz", **features(text=None))
     np.savez(tmp_path / "silent.npz", **features(text_lengths=np.zeros(40, dtype=int)))
@@ -401,7 +403,7 @@ def test_evaluate_refuses_before_it_works(tmp_path):
 
 @pytest.mark.slow
 def test_real_input_reaches_75_percent(cmu_mosi, tmp_path):
-    """CMU-MOSI, clean: the mean of 3 seeds; noise on l costs, noise on a and v hardly does (the data's README)."""
+    """On clean CMU-MOSI, over 3 seeds; noise on l costs accuracy, noise on a and v hardly any (the data's README)."""
     runs = [
         train.run(
             train.Options(data=str(cmu_mosi), context=4, snr=-10, seed=seed, out=tmp_path / str(seed)), quiet=True

@@ -1,4 +1,4 @@
-"""contract.py is the one place of kinds, streams and limits: it needs no torch, all rooms agree, nobody repeats it."""
+"""contract.py is the only place of kinds, streams and limits; it needs no torch, and all packages agree with it."""
 
 import ast
 import re
@@ -132,9 +132,9 @@ NUMBERS = {*STREAMS.values(), contract.COUNTER_TAG, contract.MAX_STREAM, contrac
 
 
 def repeated(path):
-    """The places in a file that repeat the contract: lists of three or more kinds, and streams given as numbers.
+    """Yield the places in a file that repeat the contract: lists of three or more kinds, and streams given as numbers.
 
-    In the files that make noise, every number of the contract counts.
+    In files that make noise, every number of the contract is such a place.
     """
     makes_noise = path.parent.name in ("ops", "noise") or path.name == "numpy.py"
     for node in ast.walk(ast.parse(path.read_text())):

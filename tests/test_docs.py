@@ -1,18 +1,20 @@
-"""What the documentation shows works."""
+"""The commands in the documentation work."""
 
 import importlib
 import re
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from nmer_fast.command import parse
+from nmer_fast.registry import SYSTEMS
 from nmer_fast.train import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_readmes_python_runs():
@@ -25,10 +27,14 @@ def test_the_readmes_python_runs():
     assert names["kl"].abs().max() == 0
 
 
-def test_the_python_of_training_md_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
-    exec(code, {})
+def test_the_python_of_training_md_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    measured, trained = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    exec(measured, {})
     assert "WA % over UA %" in capsys.readouterr().out
+    exec(trained, {})
+    assert capsys.readouterr().out.startswith("runs/from-python {'wa': ")
+    assert (tmp_path / "runs" / "from-python" / "results.json").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -37,9 +43,21 @@ def test_what_the_python_shown_imports_exists(page):
         exec("\n".join(line for line in block.splitlines() if line.startswith(("import ", "from "))), {})
 
 
+@pytest.fixture
+def documented_system(monkeypatch):
+    """The system of adding_a_system.md, in this package and in another, so that commands may name it."""
+    module = ModuleType("my_package.gated")
+    page = (ROOT / "docs" / "adding_a_system.md").read_text()
+    monkeypatch.setitem(sys.modules, "my_package", ModuleType("my_package"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], vars(module))
+    monkeypatch.setitem(SYSTEMS.own, "gated", "my_package.gated:Gated")
+
+
+@pytest.mark.usefixtures("documented_system")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_shown_parse(page, monkeypatch):
-    """Every `python -m nmer_fast.<command>` line of a shell block is one that the command accepts."""
+    """The command accepts every `python -m nmer_fast.<command>` line of a shell block."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
         for name, arguments in re.findall(r"python -m nmer_fast\.(\w+) ([^#\n]*)", block):
             for variable, value in (("$seed", "0"), ("$mosi", "--data mosi.npz --context 4")):

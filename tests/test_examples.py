@@ -1,4 +1,4 @@
-"""The examples run as a user runs them, and show what they say."""
+"""The examples run as a user runs them and show what their text says."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def test_noisy_training_helps_where_it_is_noisy():
 
 def test_the_vae_reaches_the_ordinary_elbo():
     ordinary, fused = (float(x) for x in re.findall(r"digits\s+(-[\d.]+) nats", printed("digits_vae.py")))
-    assert fused > -26  # after one epoch it is -35
+    assert fused > -26  # after one epoch the value is -35
     assert abs(fused - ordinary) < 0.05
 
 

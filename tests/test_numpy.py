@@ -54,7 +54,7 @@ def test_noise_has_the_same_bits(kind, dtype):
 
 
 def test_all_cores_change_nothing():
-    """The array is large enough for every thread to get work."""
+    """The array is so large that every thread gets work."""
     x = RNG.normal(size=(3, 2**20 + 5)).astype(np.float32)
     assert same(nf.add_noise(x, 0.1, seed=3), ops.add_noise(torch.from_numpy(x), 0.1, seed=3))
 

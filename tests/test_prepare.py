@@ -1,4 +1,4 @@
-"""The prepare command as a user runs it, and the other commands on what it reads."""
+"""The prepare command as a user runs it, and the other commands on its output."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_all_folds_of_a_folder(tmp_path, capsys):
         ("mosei.pkl none/x.safetensors", "out: expected a name in a folder that exists, got none/x.safetensors"),
         ("mosei.pkl x.safetensors --format csd", "mosei.pkl: expected a folder for the format csd"),
         ("mosei.pkl x.safetensors --format mmsa-pkl", "mosei.pkl: train: regression_labels: expected scores"),
-        ("mosei.pkl x.safetensors --format xml", "invalid choice 'xml' for argument '--format'"),
+        ("mosei.pkl x.safetensors --format xml", "format: expected one of auto, iemocap-h5, "),
         ("mosei.pkl x.safetensors --binarise ge1", "invalid choice 'ge1' for argument '--binarise'"),
         ("mosei.pkl", "paths: expected SOURCE OUT, got mosei.pkl"),
         ("mosei.pkl --inspect mosei.pkl", "paths: expected no more than --inspect FILE, got mosei.pkl"),
@@ -67,11 +67,11 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, mosei, monkeypat
     monkeypatch.chdir(mosei.parent)
     before = set(mosei.parent.iterdir())
     assert message in refused(prepare.main, *arguments.split())
-    assert set(mosei.parent.iterdir()) == before  # nothing half-written
+    assert set(mosei.parent.iterdir()) == before  # no partially written file is left
 
 
 def test_the_commands_take_a_source_as_it_is(mosei, tmp_path, capsys):
-    """What is found is said; the store gives the same bits; the rule of the classes is in the run's config."""
+    """Remarks on the source are printed, a store gives the same bits, and the config has the rule of the classes."""
     settings = (*SETTINGS, "data.binarise=gt0")
     one = train.run(train.Options(data=str(mosei), epochs=1, settings=settings, out=tmp_path / "one"))
     assert "positive: score > 0" in capsys.readouterr().out

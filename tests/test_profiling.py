@@ -1,4 +1,4 @@
-"""NVTX ranges: none without a profiler, one for each phase with one; and a trace that Perfetto reads."""
+"""NVTX ranges (none without a profiler, otherwise one for each phase), and a trace that Perfetto can read."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ TINY = {"size": 60, "epochs": 2, "settings": ("training.teacher_epochs=1", "trai
 
 @pytest.fixture
 def ranges(monkeypatch):
-    """A profiler that records the ranges it is given."""
+    """Return the list of the ranges that a replaced profiler receives."""
     seen = []
 
     @contextmanager

@@ -11,9 +11,11 @@ from statistics import fmean, stdev
 import pytest
 import torch
 
-from nmer_fast import evaluate, reproduce, train
+from nmer_fast import evaluate, reproduce
 from nmer_fast.data import load_npz, synthetic
-from nmer_fast.engine.run import load_run, make_scheduler
+from nmer_fast.engine.inputs import make_scheduler
+from nmer_fast.engine.trained_model import load_model
+from nmer_fast.sweeping import work
 from nmer_fast.sweeping.work import Failure
 from tests.reproducing.test_render import check_latex
 
@@ -41,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """All five tables, then unseen noise."""
+    """Return the folder of all five tables and of unseen noise."""
     folder = tmp_path_factory.mktemp("paper")
     assert reproduce.run(replace(OPTIONS, out=folder), quiet=True) == {}
     assert reproduce.run(replace(OPTIONS, out=folder, table="unseen"), quiet=True) == {}
@@ -50,16 +52,19 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Runs that are trained, and evaluated for the sweep."""
-    found = []
-    for module in (train, evaluate):
-        real = module.run
+    """The names of runs that are trained, and of those that are evaluated for the sweep, with the noise's kind."""
+    found, train_one, evaluate_one = [], work.run, work._evaluate
 
-        def spy(options, *, real=real, **keywords):
-            found.append(options)
-            return real(options, **keywords)
+    def spy_train(config, *, out, **keywords):
+        found.append((out.name,))
+        return train_one(config, out=out, **keywords)
 
-        monkeypatch.setattr(module, "run", spy)
+    def spy_evaluate(job, noises):
+        found.extend((job.name, noise.kind) for noise in noises)
+        return evaluate_one(job, noises)
+
+    monkeypatch.setattr(work, "run", spy_train)
+    monkeypatch.setattr(work, "_evaluate", spy_evaluate)
     return found
 
 
@@ -109,7 +114,7 @@ def test_the_papers_convention_and_what_it_realises(done):
     for row in rows(done / "table2_snr.csv"):
         asked = float(row["asked for"].split()[0])
         excess = 5.23 if row["noise"] == "impulse" else 0.0
-        assert all(abs(float(row[m]) - asked - excess) < 1.5 for m in "avl")  # 16 test samples
+        assert all(abs(float(row[m]) - asked - excess) < 1.5 for m in "avl")  # there are 16 test samples
 
 
 def test_every_table_is_written_in_every_form(done):
@@ -134,12 +139,12 @@ def test_nothing_is_repeated(done, calls):
 def test_tables_share_their_runs(tmp_path, calls):
     few = replace(OPTIONS, out=tmp_path, seeds=(0,), snr=(-10.0,), noise=("gaussian",))
     reproduce.run(replace(few, table="table3"), quiet=True)
-    assert [options.out.name for options in calls] == ["nmer_gaussian_-10dB_seed0"]
+    assert calls == [("nmer_gaussian_-10dB_seed0",)]
     reproduce.run(replace(few, table="table2"), quiet=True)
-    assert [options.out.name for options in calls[1:]] == ["late_fusion_gaussian_-10dB_seed0"]
+    assert calls[1:] == [("late_fusion_gaussian_-10dB_seed0",)]
     reproduce.run(replace(few, table="table5"), quiet=True)
     assert len(calls) == 2
-    assert not (tmp_path / "table2_robustness.csv").exists()  # of one SNR
+    assert not (tmp_path / "table2_robustness.csv").exists()  # there is one SNR only
     assert rows(tmp_path / "table2.csv")[0].keys() == {"data set", "system", "-10 dB WA", "-10 dB UA"}
 
 
@@ -169,9 +174,9 @@ def test_unseen_noise_is_what_evaluate_alone_gives(done):
     for row, expected in zip(mine, alone, strict=True):
         assert (row["noise"], row["condition"]) == (expected["noise"], expected["clean"])
         assert [float(row[m]) for m in ("wa", "ua")] == [expected["wa"], expected["ua"]]
-    _, _, config, state = load_run(folder, torch.device("cpu"))
-    scheduler = make_scheduler(state["variances"], replace(config.noise, kind="impulse"), 1)
-    assert scheduler.snr_db["a"] == pytest.approx(-20 + 5.2288, abs=1e-3)  # the training's convention
+    run = load_model(folder, torch.device("cpu"))
+    scheduler = make_scheduler(run.state["variances"], replace(run.config.noise, kind="impulse"), 1)
+    assert scheduler.snr_db["a"] == pytest.approx(-20 + 5.2288, abs=1e-3)  # the SNR convention of the training
     table = {row["system"]: row for row in rows(done / "unseen.csv")}
     per_seed = [
         fmean(float(r["wa"]) for r in found if (r["system"], r["noise"], r["seed"]) == ("nmer", "missing", s) and r["condition"] in PARTIAL)
@@ -181,7 +186,7 @@ def test_unseen_noise_is_what_evaluate_alone_gives(done):
 
 
 def test_unseen_noise_goes_on_where_it_was(done, tmp_path, calls):
-    """One run's evaluations are lost, half of another's too; what is trained on complete data has its own as well."""
+    """All evaluations of a run are lost, and half of another's; systems trained on complete data have theirs, too."""
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "unseen_results.csv").read_text()
     lost, half = (
@@ -192,7 +197,7 @@ def test_unseen_noise_goes_on_where_it_was(done, tmp_path, calls):
     half.write_text(json.dumps({"evaluations": entries[:2]}))
     options = replace(OPTIONS, out=tmp_path, table="unseen")
     reproduce.run(options, quiet=True)
-    assert [(o.checkpoint.name, *o.noise) for o in calls] == [
+    assert calls == [
         *(("nmer_gaussian_-10dB_seed0", kind) for kind in ("impulse", "uniform", "laplace", "missing")),
         *(("nmer_gaussian_-20dB_seed0", kind) for kind in ("laplace", "missing")),
     ]
@@ -202,7 +207,7 @@ def test_unseen_noise_goes_on_where_it_was(done, tmp_path, calls):
     ] == strip
     calls.clear()
     reproduce.run(replace(options, systems=("men",), seeds=(0,), snr=(-20.0,)), quiet=True)
-    assert len(calls) == 1 + 1 + 4  # trained, evaluated under gaussian, and under four others
+    assert len(calls) == 1 + 1 + 4  # one training, one evaluation under gaussian noise, and four under other kinds
     men = rows(tmp_path / "unseen_results.csv")
     assert {(r["noise"], r["snr_db"], r["trained_noise"], r["trained_snr_db"]) for r in men} == {
         ("impulse", "-20.0", "", ""), ("uniform", "-20.0", "", ""), ("laplace", "-20.0", "", ""), ("missing", "", "", ""),
@@ -211,14 +216,14 @@ def test_unseen_noise_goes_on_where_it_was(done, tmp_path, calls):
 
 def test_a_run_that_fails_is_left_out_and_named(done, tmp_path, monkeypatch, capsys):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
-    real, bad = train.run, "nmer_gaussian_-10dB_seed2"
+    real, bad = work.run, "nmer_gaussian_-10dB_seed2"
 
-    def failing(options, **keywords):
-        if options.out.name == bad:
+    def failing(config, *, out, **keywords):
+        if out.name == bad:
             raise RuntimeError("the disk is on fire")
-        return real(options, **keywords)
+        return real(config, out=out, **keywords)
 
-    monkeypatch.setattr(train, "run", failing)
+    monkeypatch.setattr(work, "run", failing)
     arguments = [*ARGUMENTS, "--noise", "gaussian"]
     arguments[arguments.index("1", arguments.index("--seeds")) : arguments.index("--epochs")] = ["1", "2"]
     monkeypatch.setattr(sys, "argv", ["reproduce", "table3", "--out", str(tmp_path), *arguments])
@@ -233,7 +238,7 @@ def test_a_run_that_fails_is_left_out_and_named(done, tmp_path, monkeypatch, cap
 def test_an_evaluation_that_fails_is_named(done, tmp_path, monkeypatch, capsys):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     (tmp_path / "sweep" / "runs" / "nmer_gaussian_-10dB_seed0" / "evaluations.json").unlink()
-    monkeypatch.setattr(evaluate, "run", lambda options, **_: 1 / 0)
+    monkeypatch.setattr(work, "robustness_of_run", lambda *_, **__: 1 / 0)
     failed = reproduce.run(replace(OPTIONS, out=tmp_path, table="unseen"))
     assert list(failed) == ["nmer_gaussian_-10dB_seed0"]
     assert isinstance(failed["nmer_gaussian_-10dB_seed0"], Failure)
@@ -255,7 +260,7 @@ def test_the_command_prints_the_tables(done, monkeypatch, capsys):
 
 
 def test_folds_of_a_named_data_set(tmp_path):
-    """Two folds of a file called IEMOCAP: Table 1 by fold, the published values beside ours, tested by folds."""
+    """Two folds of a file called IEMOCAP: Table 1 shows each fold, the published values, and a test over folds."""
     import numpy as np
 
     rng, split = np.random.default_rng(0), np.where(np.arange(48) < 32, "train", "test")

@@ -24,7 +24,8 @@ from nmer_fast.config import NoiseConfig
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
 from nmer_fast.engine.saving import Saver
 from nmer_fast.errors import Stopped, UserError
-from nmer_fast.sweeping.grid import make_jobs, name_strength
+from nmer_fast.sweeping import work, workers
+from nmer_fast.sweeping.grid import Grid, make_jobs, name_strength
 
 TINY = ("data.size=40", "training.teacher_epochs=1", "model.layers=1")
 GRID = sweep.Options(
@@ -46,7 +47,7 @@ def rows(folder):
 
 
 def exact(folder):
-    """All of the table but times and code's revision, and every run's weights."""
+    """Return the table except times and the code's revision, and every run's weights."""
     table = [{k: v for k, v in row.items() if not k.startswith("seconds") and k != "revision"} for row in rows(folder)]
     weights = {
         path.parent.name: json.loads(path.read_text())["sha256"] for path in folder.glob("runs/*/checkpoint.json")
@@ -55,25 +56,30 @@ def exact(folder):
 
 
 def files(folder):
-    """What every file of the runs holds, and when it was written."""
+    """Return the content and the modification time of every file of the runs."""
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "runs").rglob("*.*") if path.is_file()
     }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # as in the subprocesses and Ray's tasks, whose bits are compared
+pytestmark = pytest.mark.usefixtures("one_thread")  # their bits are compared with subprocesses of one thread
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The names of runs that train is called for, with whether they are resumed."""
-    calls, real = [], train.run
+    """Return the list of started and resumed runs: names, with whether the run was resumed."""
+    calls, begin, go_on = [], work.run, work.resume
 
-    def spy(options, **keywords):
-        calls.append(((options.resume or options.out).name, options.resume is not None))
-        return real(options, **keywords)
+    def spy_run(config, *, out, **keywords):
+        calls.append((out.name, False))
+        return begin(config, out=out, **keywords)
 
-    monkeypatch.setattr(train, "run", spy)
+    def spy_resume(folder, **keywords):
+        calls.append((folder.name, True))
+        return go_on(folder, **keywords)
+
+    monkeypatch.setattr(work, "run", spy_run)
+    monkeypatch.setattr(work, "resume", spy_resume)
     return calls
 
 
@@ -86,35 +92,32 @@ def undisturbed(tmp_path_factory):
 
 
 def names(**changes):
-    axes = {"systems": ("nmer",), "kinds": (), "ratios": (), "folds": (), "seeds": ()}
-    return [job.name for job in make_jobs({}, Path("runs"), **{**axes, **changes})]
+    return [job.name for job in make_jobs(Grid(**changes), Path("runs"))]
 
 
 def test_the_grids_names():
     assert names() == ["nmer_gaussian_-10dB_seed0"]
-    assert names(kinds=("gaussian",), ratios=(-10.0,), seeds=(0,)) == names()  # what a default stands for
-    assert names(systems=("mmin", "men"), kinds=("impulse", "missing"), ratios=(-10.5, -0.0), seeds=(3, 1)) == [
+    assert names(noise=("gaussian",), snr=(-10.0,), seeds=(0,)) == names()  # the values that defaults stand for
+    assert names(systems=("mmin", "men"), noise=("impulse", "missing"), snr=(-10.5, -0.0), seeds=(3, 1)) == [
         "mmin_impulse_-10.5dB_seed3", "mmin_impulse_0dB_seed3", "mmin_missing_seed3", "men_seed3",
         "mmin_impulse_-10.5dB_seed1", "mmin_impulse_0dB_seed1", "mmin_missing_seed1", "men_seed1",
     ]  # fmt: skip
 
 
 def test_the_grids_count():
-    base = {"data": "mine.npz", "settings": ("noise.p=0.2",)}
-    grid = {
-        "systems": ("nmer", "men", "mmin"),
-        "kinds": ("gaussian", "impulse"),
-        "ratios": (-10.0, -20.0, -30.0, -40.0),
-    }
-    jobs = make_jobs(base, Path("runs"), **grid, folds=(1, 2), seeds=(0, 1, 2))
+    grid = Grid(
+        ("nmer", "men", "mmin"), ("gaussian", "impulse"), (-10.0, -20.0, -30.0, -40.0), folds=(1, 2), seeds=(0, 1, 2),
+        changes={"data.source": "mine.npz", "noise.p": 0.2},
+    )  # fmt: skip
+    jobs = make_jobs(grid, Path("runs"))
     assert len(jobs) == len({job.name for job in jobs}) == (2 * 8 + 1) * 2 * 3
     assert jobs[0].name == "nmer_gaussian_-10dB_fold1_seed0"
-    for job in jobs:
+    for job, (seed, fold) in zip(jobs, [(s, f) for s in (0, 1, 2) for f in (1, 2) for _ in range(17)], strict=True):
         config = job.config
-        assert (config.data.fold, config.training.seed, config.noise.p) == (job.options.fold, job.options.seed, 0.2)
-        assert config.model.system == job.options.system
+        assert (config.data.fold, config.training.seed, config.noise.p) == (fold, seed, 0.2)
+        assert job.name.startswith(f"{config.model.system}_")
         noises = [(noise.kind, noise.snr_db, noise.p) for noise in job.noises]
-        men = [(kind, snr, 0.2) for kind in grid["kinds"] for snr in grid["ratios"]]
+        men = [(kind, snr, 0.2) for kind in grid.noise for snr in grid.snr]
         assert noises == (men if config.model.system == "men" else [])
 
 
@@ -180,23 +183,23 @@ def test_nothing_is_repeated(undisturbed, trained):
 
 
 class Crash(BaseException):
-    """Nothing in the sweep may catch it."""
+    """An exception that the sweep must not catch."""
 
 
 @pytest.mark.parametrize(
     ("epochs", "state"), [(1, ("teacher", 1)), (7, ("nmer", 2))], ids=["first run's teacher", "second run's system"]
 )
 def test_after_a_crash_the_same_command_gives_the_same_bits(epochs, state, undisturbed, tmp_path, monkeypatch, trained):
-    """One teacher epoch and three of the system in a run; the state is saved after each."""
+    """A run has one teacher epoch and three epochs of the system; its state is saved after each."""
     left, real = epochs, Saver.after_epoch
 
-    def crash(self, fit):
+    def crash(self, snapshot):
         nonlocal left
         left -= 1
-        self.save(fit)
+        self.save(snapshot())
         if left == 0:
             raise Crash
-        real(self, fit)
+        real(self, snapshot)
 
     with monkeypatch.context() as patch:
         patch.setattr(Saver, "after_epoch", crash)
@@ -215,7 +218,7 @@ def test_after_a_crash_the_same_command_gives_the_same_bits(epochs, state, undis
 
 @pytest.mark.parametrize("lost", ["results.json", "resume.json", "evaluations.json"])
 def test_what_is_not_whole_is_done_again(lost, undisturbed, tmp_path, trained):
-    """A run without state or results begins anew; one that only lacks evaluations is only evaluated."""
+    """A run without state or results starts again; a run that lacks evaluations alone is only evaluated."""
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     name = "men_seed0" if lost == "evaluations.json" else RUNS[1]
     folder = tmp_path / "runs" / name
@@ -237,7 +240,7 @@ def test_after_sigkill_the_same_command_gives_the_same_bits(undisturbed, tmp_pat
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert "3 runs, 0 of them finished before" in process.stdout.readline()
         assert process.stdout.readline().startswith("1/3  nmer_gaussian_-20dB_seed0  WA ")
-        assert {row["run"] for row in rows(tmp_path / "sweep")} == {RUNS[0]}  # readable in the middle
+        assert {row["run"] for row in rows(tmp_path / "sweep")} == {RUNS[0]}  # readable during the sweep
         process.kill()
     assert process.returncode == -signal.SIGKILL
     done = {path.parent.name for path in tmp_path.glob("sweep/runs/*/results.json")}
@@ -252,17 +255,16 @@ def test_after_sigkill_the_same_command_gives_the_same_bits(undisturbed, tmp_pat
 
 
 def test_a_failing_run_is_tried_twice_and_recorded(undisturbed, tmp_path, monkeypatch, capsys):
-    real, tries = train.run, []
+    real, tries = work.run, []
 
-    def failing(options, **keywords):
-        name = (options.resume or options.out).name
-        tries.append(name)
-        if name == RUNS[0] or (name == RUNS[1] and tries.count(name) == 1):
-            raise RuntimeError(f"the disk of {name}\nis on fire")
-        return real(options, **keywords)
+    def failing(config, *, out, **keywords):
+        tries.append(out.name)
+        if out.name == RUNS[0] or (out.name == RUNS[1] and tries.count(out.name) == 1):
+            raise RuntimeError(f"the disk of {out.name}\nis on fire")
+        return real(config, out=out, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "run", failing)
+        patch.setattr(work, "run", failing)
         patch.setattr(sys, "argv", ["sweep", "--out", str(tmp_path), *COMMAND])
         assert sweep.main() == 1
     assert tries == [*RUNS, RUNS[0], RUNS[1]]
@@ -299,7 +301,7 @@ def test_more_axes_add_what_is_missing(tmp_path, trained):
     ]
     assert len(both) == 2 * 4 * 8
     assert all(row in both for row in first)
-    run(tmp_path, systems=("late_fusion",), snr=(), noise=(), seeds=())  # those of earlier grids stay
+    run(tmp_path, systems=("late_fusion",), snr=(), noise=(), seeds=())  # the rows of earlier grids stay
     assert rows(tmp_path)[8:] == both
 
 
@@ -314,15 +316,15 @@ def test_a_modality_for_unimodal_is_an_axis(tmp_path, trained):
     scores = {(row["system"], row["condition"]): row["wa"] for row in table if row["snr_db"] == "-20.0"}
     assert (
         scores["unimodal.l", "l"] == scores["unimodal.l", "al"] == scores["unimodal.l", "all"]
-    )  # the others are not read
+    )  # the other fields are not read
     assert scores["unimodal.a", "all"] != scores["unimodal.l", "all"]
 
 
-def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def stopping(options, **_):
-        raise Stopped(options.out, signal.SIGINT)
+def test_a_stop_says_resume_hint(tmp_path, monkeypatch, capsys):
+    def stopping(config, *, out, **_):
+        raise Stopped(out, signal.SIGINT)
 
-    monkeypatch.setattr(train, "run", stopping)
+    monkeypatch.setattr(work, "run", stopping)
     monkeypatch.setattr(sys, "argv", ["sweep", "--out", str(tmp_path), *COMMAND])
     assert sweep.main() == 130
     assert capsys.readouterr().err == "stopped; the same command goes on\n"
@@ -340,13 +342,13 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         ("--out new --snr 1e300", "noise.snr_db: expected decibels from -200 to 200"),
         ("--out new --seeds -1", "training.seed: expected at least 0, got -1"),
         ("--out new --folds 2", "fold: expected none, the synthetic data has no folds, got 2"),
-        ("--out new --set training.seed=1 --seeds 2", "set: training.seed is given by --set and by an option"),
+        ("--out new --set training.seed=1 --seeds 2", "set: expected training.seed once, got it twice"),
         ("--out new --set training.select=best", "select: expected a val split"),
         ("--out new --systems unimodal", "model.modality: expected"),
         ("--out new --systems unimodal.a unimodal.x", "model.modality: expected one of a, v, l for unimodal, got x"),
-        ("--out new --systems men.a", "modality: expected with the system unimodal alone"),
+        ("--out new --systems men.a", "model.modality: no such field of men; expected classifier, "),
         ("--out new --systems unimodal.a --set model.modality=v", "set: expected model.modality once, got it twice"),
-        ("--out new --device quantum", "device: expected one that is here"),
+        ("--out new --device quantum", "device: expected cpu, cuda, cuda:N or auto, got 'quantum'"),
         ("--out new --cpus-per-run 2", "cpus-per-run: expected with --ray or --address alone, got 2"),
         ("--out new --ray --address auto", "ray, address: expected one of the two, got --ray and auto"),
         ("--out new --ray --cpus-per-run 0", "cpus-per-run: expected 1 or more, got 0"),
@@ -368,7 +370,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, monkeypatch, ref
 
 
 def test_without_ray_it_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    monkeypatch.setattr(workers, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"^ray: expected Ray, which is not installed: pip install 'nmer_fast\[sweep\]'"
     ):
@@ -400,15 +402,15 @@ def test_another_sweeps_folder_is_refused(undisturbed):
 
 
 def test_two_sweeps_in_one_folder(tmp_path, monkeypatch):
-    """The second is refused while the first is at work."""
-    real = train.run
+    """The second sweep is refused while the first is running."""
+    real = work.run
 
-    def meanwhile(options, **keywords):
+    def meanwhile(config, **keywords):
         with pytest.raises(UserError, match=r"^out: expected a folder that no other process works in, got"):
             run(tmp_path, systems=("men",))
-        return real(options, **keywords)
+        return real(config, **keywords)
 
-    monkeypatch.setattr(train, "run", meanwhile)
+    monkeypatch.setattr(work, "run", meanwhile)
     assert run(tmp_path, systems=("men",)).finished == ["men_seed0"]
 
 
@@ -433,7 +435,7 @@ def test_folds_of_a_file_and_a_file_that_has_changed(tmp_path):
 
 
 def test_on_ray_with_a_worker_killed_in_the_middle(undisturbed, tmp_path):
-    """A Ray on this machine; the first worker that has saved a state dies by SIGKILL, and another one goes on."""
+    """The first worker of a local Ray that has saved a state is killed (SIGKILL), and another one continues the run."""
     pytest.importorskip(
         "ray", reason="Ray is not installed (pip install 'nmer_fast[sweep]'): sweeps on it are not tested"
     )
@@ -461,11 +463,11 @@ def test_on_ray_with_a_worker_killed_in_the_middle(undisturbed, tmp_path):
 
 
 def test_on_a_cluster_that_is_running(undisturbed, tmp_path):
-    """One of a single machine, which outlives the sweep; an address where none is, is refused."""
+    """A cluster of a single machine, which keeps running after the sweep; an address without a cluster is refused."""
     pytest.importorskip(
         "ray", reason="Ray is not installed (pip install 'nmer_fast[sweep]'): sweeps on it are not tested"
     )
-    environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # in both, as Ray's documentation says
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # in both processes, as Ray's documentation says
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -491,7 +493,7 @@ def test_on_a_cluster_that_is_running(undisturbed, tmp_path):
         assert done.returncode == 0, done.stderr
         assert head.poll() is None
     finally:
-        for process in [*psutil.Process(head.pid).children(recursive=True), head]:  # asked to end it drains for 30 s
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:  # a soft end would take Ray 30 s
             process.kill()
         head.wait()
     assert "3 runs finished" in done.stdout

@@ -27,7 +27,7 @@ NO_DROPOUT = {"dropout": 0.0, "transformer_dropout": 0.0, "classifier_dropout": 
 
 
 def equal_lengths(n=12, steps=8):
-    """Nothing is padded: all sequences have the length that batches are rounded to."""
+    """Return data without padding: all sequences have the length that batches are rounded up to."""
     generator = torch.Generator().manual_seed(0)
     modalities = {
         name: Ragged.from_lengths(torch.randn(n * steps, dim, generator=generator), torch.full((n,), steps))
@@ -41,10 +41,10 @@ def equal_lengths(n=12, steps=8):
 
 
 def copy_encoders(ours, theirs):
-    """Our encoders' weights into torch's layers; nn.LSTM has two biases, whose sum is ours."""
+    """Copy our encoders' weights into torch's layers; nn.LSTM has two biases, whose sum is our bias."""
     for stream in ("specific", "invariant"):
         for encoder, (name, stock) in zip(getattr(ours, stream), getattr(theirs, stream).items(), strict=True):
-            if name in library.TEXT:
+            if name in library.TEXT_MODALITIES:
                 for weight, bias, convolution in zip(encoder.weights, encoder.biases, stock.convolutions, strict=True):
                     convolution.load_state_dict({"weight": weight.mT, "bias": bias})
                 stock.linear.load_state_dict(encoder.linear.state_dict())
@@ -69,15 +69,15 @@ def copy_model(ours, theirs):
 
 
 def gradients(model, lstm_of, transformer):
-    """By names that both models have."""
+    """Return the gradients under the names that both models share."""
     out = {}
     for stream in ("specific", "invariant"):
         encoders = getattr(model.encoders, stream)
         for name, encoder in zip(DIMS, encoders.values() if hasattr(encoders, "values") else encoders, strict=True):
-            if name in library.TEXT:
+            if name in library.TEXT_MODALITIES:
                 ours = hasattr(encoder, "weights")  # [128, kernel, D], not [128, D, kernel]
                 tensors = [p.grad.mT if ours and p.dim() == 3 else p.grad for p in encoder.parameters()]
-                tensors.sort(key=lambda t: (t.dim(), t.shape))  # convolutions and the linear layer, in one order
+                tensors.sort(key=lambda t: (t.dim(), t.shape))  # convolutions and the linear layer, in a common order
             else:
                 tensors = lstm_of(encoder)
             out |= {f"{stream}.{name}.{i}": t for i, t in enumerate(tensors)}
@@ -90,11 +90,11 @@ def gradients(model, lstm_of, transformer):
 
 @pytest.fixture
 def both(monkeypatch):
-    """Losses and gradients of ours and of the baseline with our weights, at alpha_bar 1 and with one latent draw."""
+    """Return losses and gradients of both models with the same weights, at alpha_bar 1 and with one latent draw."""
     data, rows = equal_lengths(), torch.arange(12)
     config = library.Config(
         noise=library.NoiseConfig(snr_db=200),
-        model=library.ModelConfig(layers=2, feedforward=16, latent=8, tokens="batch", **NO_DROPOUT),
+        model=library.NMERConfig(layers=2, feedforward=16, latent=8, tokens="batch", **NO_DROPOUT),
     )
     ours, theirs = systems.Ours(data, config), systems.Theirs(data, config)
     assert (ours.scheduler.alpha_bars == 1).all()
@@ -120,7 +120,7 @@ def both(monkeypatch):
 
 
 def test_the_baseline_trains_the_same_model(both):
-    """As many parameters but for nn.LSTM's second bias; the same losses and gradients."""
+    """The models have equally many parameters except for nn.LSTM's second bias, and the same losses and gradients."""
     model, stock, our_losses, their_losses, ours, theirs = both
     count = [sum(p.numel() for p in m.parameters()) for m in (model, stock)]
     assert count[1] - count[0] == 4 * 512
@@ -135,7 +135,7 @@ def test_the_baseline_trains_the_same_model(both):
 
 
 def test_the_baselines_noise():
-    """Of the variance that alpha_bar asks for, on padding too, and where a sample's modality is noisy alone."""
+    """The variance is that of alpha_bar, on padding too; only the noisy modalities of a sample get noise."""
     x = {"a": torch.zeros(4, 50, 6), "l": torch.ones(4, 30, 7)}
     noisy = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
     out = baseline.add_noise(x, torch.tensor([0.75, 0.36]), noisy)
@@ -150,14 +150,14 @@ def test_the_baselines_noise():
 
 
 def test_the_baselines_batches_and_passes():
-    """Padded with zeros to the longest; every sample once in each condition."""
+    """Batches are zero-padded to the longest sample, and every sample occurs once in each condition."""
     data = made_up.features(DIMS, {name: torch.tensor([1, 5, 3, 8, 6, 7]) for name in DIMS}, 4)
     batch = baseline.collate(data, torch.tensor([2, 1]))
     for name, dim in DIMS.items():
         assert batch[name].shape == (2, 5, dim)
         assert (batch[name][0, 3:] == 0).all()
         assert torch.equal(batch[name][1], data.modalities[name].values[1:6])
-    config = library.ModelConfig(layers=1, feedforward=16, latent=8)
+    config = library.NMERConfig(layers=1, feedforward=16, latent=8)
     scheduler = NoiseScheduler(dict.fromkeys(DIMS, 1.0), snr_db=200)
     data = made_up.features(DIMS, {name: torch.tensor([5, 6, 7, 8, 6, 7]) for name in DIMS}, 4)
     model = baseline.Baseline(DIMS, 4, config, baseline.Encoders(DIMS, config))
@@ -168,7 +168,7 @@ def test_the_baselines_batches_and_passes():
     assert list(predicted) == names
     with torch.no_grad():
         expected = model.predict(baseline.collate(data, torch.arange(6))).argmax(1)
-    assert all(torch.equal(classes, expected) for classes in predicted.values())  # no noise at alpha_bar 1
+    assert all(torch.equal(classes, expected) for classes in predicted.values())  # there is no noise at alpha_bar 1
 
 
 def test_launches_are_leaves_that_compute():
@@ -256,7 +256,7 @@ def test_our_convolution_is_counted_by_its_windows():
 def test_a_steps_arithmetic_is_its_products():
     """Ours beside the sum of what encoders and dense layers take, forward and twice as much backward."""
     data = equal_lengths()
-    config = library.Config(model=library.ModelConfig(layers=2, feedforward=16, latent=8))
+    config = library.Config(model=library.NMERConfig(layers=2, feedforward=16, latent=8))
     ours, rows = systems.Ours(data, config), torch.arange(12)
     batch = ours.batch(rows)
     counted = counting.arithmetic(lambda: ours.step(batch))

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import made_up
 import psutil
-from library import give_back
+from library import release_freed_memory
 from measure import BASELINE, OURS, answer
 
 from .figures import Figure, figure
 from .systems import Ours, Plan, System, Theirs, config_of
 
 
-def watched(who: str, plan: Plan) -> tuple[list[int], list[int], int]:
+def logged(who: str, plan: Plan) -> tuple[list[int], list[int], int]:
     """Bytes of this process, which trains one system and nothing else.
 
     Returns:
@@ -30,7 +30,7 @@ def watched(who: str, plan: Plan) -> tuple[list[int], list[int], int]:
         system.epoch()
         system.evaluate()
         before.append(psutil.Process().memory_info().rss)
-        give_back()  # as a run does once a minute
+        release_freed_memory()  # as a run does once a minute
         after.append(psutil.Process().memory_info().rss)
     return before, after, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -15,7 +15,7 @@ from library import (
     Batches,
     Config,
     Fit,
-    ModelConfig,
+    NMERConfig,
     NoiseConfig,
     Ranks,
     Report,
@@ -47,7 +47,7 @@ class Plan:
         test: utterances of an evaluation.
         layers: layers of the Transformer.
         turns: timed steps of each system.
-        memory: epochs, and steps an epoch, over which the resident memory is watched.
+        memory: epochs, and steps an epoch, over which the resident memory is logged.
         utterances: sizes of the small data sets, of three modalities, whose epochs are timed.
         modalities: numbers of modalities of the small data sets whose epochs are timed.
         repeats: timed epochs of each small data set.
@@ -125,7 +125,7 @@ class Ours:
     def batch(self, rows: Tensor) -> Batch:
         """The rows with their targets, and noise that no earlier batch had."""
         self.draw += 1
-        return self.batches.of(rows, rng=torch.tensor([0, self.draw]), targets=self.targets)
+        return self.batches.collate(rows, rng=torch.tensor([0, self.draw]), targets=self.targets)
 
     def step(self, batch: Batch) -> None:
         """The step of Fit, without its records."""
@@ -190,7 +190,7 @@ def config_of(plan: Plan, **model: Any) -> Config:
     """The library's defaults at -10 dB, but for the optimizer's kind, which is the baseline's."""
     sizes = {"layers": plan.layers, "tokens": "batch", **model}
     training = TrainingConfig(batch_size=plan.batch, optimizer="adam")
-    return Config(noise=NoiseConfig(snr_db=-10.0), model=ModelConfig(**sizes), training=training)
+    return Config(noise=NoiseConfig(snr_db=-10.0), model=NMERConfig(**sizes), training=training)
 
 
 def rows_of(plan: Plan, data: FeatureSet, turn: int) -> Tensor:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
-from ..registry import FORMATS, PATH
+from ..registry import FORMATS
 from .featureset import FeatureSet
 from .formats import Findings, Folds, Format, Source
 from .npz import NPZ
@@ -77,9 +77,6 @@ def _read(source: Source, name: str) -> Folds:
 
 def _named(source: Source, name: str) -> Format:
     """The format of this name, if a source can be of it."""
-    if name not in FORMATS and not PATH.fullmatch(name):
-        known = ", ".join(["auto", *FORMATS])
-        raise UserError(f"format: expected one of {known}, or package.module:attribute, got {name!r}")
     chosen = _format(name)
     if source.path.is_dir() != chosen.is_folder:
         expected, got = ("a file", "a folder") if source.path.is_dir() else ("a folder", "none")

@@ -82,7 +82,7 @@ def _labels(size: int) -> Tensor:
 
 def _factor(labels: Tensor, distance: float, draw: int) -> Tensor:
     """The factor of each utterance, [N, 8]: its class's corner of a randomly turned simplex, plus unit spread."""
-    corners = torch.eye(len(CLASSES)) - 1 / len(CLASSES)
+    corners = torch.eye(len(CLASSES), dtype=torch.float32) - 1 / len(CLASSES)
     directions, _ = torch.linalg.qr(_normal(FACTOR, FACTOR, draw=100 + draw))
     means = distance * corners @ directions[: len(CLASSES)]
     return means[labels] + _normal(len(labels), FACTOR, draw=draw)

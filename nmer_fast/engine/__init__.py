@@ -1,1 +1,1 @@
-"""Batches, teacher, training, evaluation, checkpoints."""
+"""The training engine: batches, training of teacher and system, evaluation, checkpoints."""

@@ -1,18 +1,16 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, written atomically.
+"""Checkpoints: tensors in a safetensors file, all other state in a JSON file, written atomically.
 
-A run's folder holds `checkpoint`, the trained model, and while training is not over `resume`, its whole state, and
-`resume.before`, the one before it. The JSON names its tensors' file and that file's checksum, and is replaced last in
-one step: at any moment the folder holds one whole checkpoint of each name, old or new, and it is on the disk.
+A run's folder holds up to three checkpoints: `checkpoint`, the trained model; and until training ends `resume`, the
+complete training state, and `resume.before`, the previous one. The JSON file holds the name and the checksum of the
+tensors' file and is replaced last, in one step. So at any time the folder holds one complete checkpoint of each name,
+either the old or the new one, and it is synced to the disk.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +18,26 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import write_atomically, write_json
 
 VERSION = 3
 MODEL, RESUME = "checkpoint", "resume"
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process works in this folder; a process that dies lets go of it.
-
-    Raises:
-        UserError: one does.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"out: expected a folder that no other process works in, got {folder}") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
 def save_checkpoint(
     folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep_before: bool = False
 ) -> Path:
-    """Save tensors and JSON state to a folder under a name; what dead runs left half-written there goes.
+    """Save a checkpoint, and remove files of this name that killed processes left half-written.
 
-    `keep_before` keeps the one that is replaced, if it is whole, for `load_newest`.
+    Args:
+        folder: the run's folder.
+        name: the checkpoint's name, such as "checkpoint" or "resume".
+        tensors: the tensors by name.
+        state: all other state, as JSON.
+        keep_before: whether to keep the previous checkpoint, if it is undamaged, for `load_newest`.
 
     Returns:
-        the path of the JSON.
+        the path of the JSON file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = save({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
@@ -76,7 +54,7 @@ def save_checkpoint(
 
 
 def _before(path: Path) -> Path:
-    """The JSON of the checkpoint before this one."""
+    """Return the path of the previous checkpoint's JSON file."""
     return path.with_name(f"{path.stem}.before.json")
 
 
@@ -89,7 +67,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _tensors_of(path: Path) -> str | None:
-    """The name of the tensors' file, if there is one."""
+    """Return the name of the tensors' file that a JSON file refers to, or None if the JSON is missing or damaged."""
     try:
         return json.loads(path.read_text())["tensors"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -97,7 +75,7 @@ def _tensors_of(path: Path) -> str | None:
 
 
 def _clean(folder: Path, name: str) -> None:
-    """Remove this name's tensors that no JSON names, and files that were broken off."""
+    """Remove the tensors' files that no JSON file refers to, and partially written files."""
     path = folder / f"{name}.json"
     used = {_tensors_of(path), _tensors_of(_before(path))}
     broken_off = (f".{name}-*.safetensors.*", f".{name}.json.*", f".{name}.before.json.*", ".config.json.*")
@@ -108,12 +86,12 @@ def _clean(folder: Path, name: str) -> None:
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Of JSON state, whatever its order."""
+    """Return the SHA-256 of JSON state; the order of its keys makes no difference."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def remove_checkpoint(folder: Path, name: str) -> None:
-    """Remove a checkpoint and the one before it, their JSON first."""
+    """Remove a checkpoint and the previous one of the same name, JSON files first."""
     path = folder / f"{name}.json"
     _before(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -121,10 +99,14 @@ def remove_checkpoint(folder: Path, name: str) -> None:
 
 
 def load_checkpoint(path: Path, name: str = MODEL) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load a checkpoint from its folder or JSON.
+    """Load the tensors and the state of a checkpoint.
+
+    Args:
+        path: the run's folder, or the checkpoint's JSON file.
+        name: the checkpoint's name, if `path` is a folder.
 
     Raises:
-        UserError: one line, if it is missing, damaged or of another version.
+        UserError: one line, if the checkpoint is missing, damaged or of another version.
     """
     path = path / f"{name}.json" if path.is_dir() else path
     content, state = _read(path)
@@ -135,10 +117,10 @@ def load_checkpoint(path: Path, name: str = MODEL) -> tuple[dict[str, Tensor], d
 
 
 def load_newest(folder: Path, name: str, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load a checkpoint, or, where it is damaged, the one before it, and say so.
+    """Load a checkpoint; if it is damaged, load the previous one and report that with `say`.
 
     Raises:
-        UserError: one line, if neither is whole.
+        UserError: one line, if both are missing or damaged.
     """
     path = folder / f"{name}.json"
     try:
@@ -153,7 +135,7 @@ def load_newest(folder: Path, name: str, say: Callable[[str], None]) -> tuple[di
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """A checkpoint's tensors, as they are in their file, and state, both as they were written."""
+    """Read a checkpoint's tensors (the bytes of their file) and its JSON state, and verify both checksums."""
     try:
         state = json.loads(path.read_text())
         if not isinstance(state, dict) or state.get("version") != VERSION:

@@ -1,4 +1,4 @@
-"""What a run prints: progress bars on a terminal, plain lines elsewhere, and the table at the end."""
+"""The console output of a run: progress bars on a terminal, plain lines elsewhere, and the table at the end."""
 
 from __future__ import annotations
 
@@ -14,27 +14,33 @@ from rich.table import Table
 from .evaluation import METRICS, Evaluation
 
 Advance = Callable[[int, str], None]
-"""Called with samples done and a note; once each epoch."""
+"""The callback at the end of an epoch; it takes the epoch's number of samples and a note, such as the loss."""
 
 
 class Report:
-    """Prints to one stream; `quiet` prints nothing."""
+    """The printer of a run's output, to stdout; with `quiet` it prints nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         width = None if sys.stdout.isatty() else 100
         self.console = Console(file=sys.stdout, quiet=quiet, highlight=False, width=width, soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """One line of text, as it is."""
+        """Print one line of text without interpreting markup."""
         self.console.print(text, markup=False)
 
     def print(self, table: Table) -> None:
-        """A table."""
+        """Print a table."""
         self.console.print(table)
 
     @contextmanager
     def epochs(self, title: str, total: int, first: int = 0) -> Iterator[Advance]:
-        """Progress over epochs, from the first on, with loss, speed and time left."""
+        """Show the progress over the epochs, with loss, samples per second and time left.
+
+        Args:
+            title: the title of the bar or line.
+            total: the number of epochs.
+            first: the number of epochs that were done before, by a resumed run.
+        """
         start, done, samples = time.perf_counter(), first, 0
         columns = (
             TextColumn("{task.description}"),
@@ -59,7 +65,7 @@ class Report:
             yield advance
 
     def table(self, title: str, evaluation: Evaluation) -> None:
-        """WA, UA and F1 in percent by condition, the average, and the realised SNR."""
+        """Print WA, UA and F1 of each condition in percent, their average, and the realised SNR."""
         table = Table(title=title, title_justify="left", caption_justify="left")
         for column in ("clean", "WA %", "UA %", "F1 %", "n"):
             table.add_column(column, justify="left" if column == "clean" else "right")

@@ -1,7 +1,7 @@
-"""Several processes that train one model together under torchrun, each on its rows of every batch.
+"""Data-parallel training under torchrun: every rank trains on its share of the rows of each batch.
 
-What they compute is what one process would, up to rounding: the same batches, the same noise for every sample, and the
-gradient of the whole batch's loss. Gloo on CPUs; NCCL on GPUs, which nobody has run yet.
+The result equals that of a single process, up to rounding: the batches, the noise of every sample and the gradient (of
+the loss over the global batch) are the same. The backend is Gloo on CPUs and NCCL on GPUs; NCCL has not been run yet.
 """
 
 from __future__ import annotations
@@ -25,28 +25,48 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is; by default the only one, for which nothing here does anything."""
+    """This process's rank and the number of processes. With one process, the default, all methods are no-ops.
+
+    Attributes:
+        rank: the rank of this process, from 0.
+        size: the number of processes (the world size).
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes, logs, prints and evaluates."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the process that writes, logs, prints and evaluates."""
         return self.rank == 0
 
-    def check(self, config: Config, train_rows: int) -> None:
-        """Refuse what depends on batch mates, and batches with less than a sample for each process."""
+    def check(self, config: Config, train_rows: int, depends_on_batch: bool) -> None:
+        """Refuse settings that do not work in several processes.
+
+        Args:
+            config: the run's config.
+            train_rows: the number of training samples.
+            depends_on_batch: whether the system's predictions depend on other samples of their batch.
+
+        Raises:
+            UserError: a sample's result would depend on other samples of its batch, or the smallest batch has fewer
+                samples than there are processes.
+        """
         if self.size == 1:
             return
         model, batch_size = config.model, config.training.batch_size
         for name, given, refused, expected in (
-            ("model.tokens", model.tokens, "batch", "one or modality"),
+            ("model.tokens", getattr(model, "tokens", None), "batch", "one or modality"),
             ("model.classifier_batch_norm", model.classifier_batch_norm, True, "False"),
             ("noise.steps", config.noise.steps, "random", "snr_db, or steps of each modality"),
         ):
             if given == refused:
                 raise UserError(f"{name}: expected {expected} in {self.size} processes, got {given}")
+        if depends_on_batch:
+            raise UserError(
+                f"model.system: expected one whose predictions do not depend on the batch in {self.size} processes, "
+                f"got {model.system}"
+            )
         smallest = train_rows // -(-train_rows // batch_size)
         if smallest < self.size:
             raise UserError(
@@ -54,47 +74,59 @@ class Ranks:
                 f"got one of {smallest}"
             )
 
-    def own(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch: a contiguous part."""
+    def local_rows(self, rows: Tensor) -> Tensor:
+        """Return this rank's rows of a batch: a contiguous slice."""
         return rows.tensor_split(self.size)[self.rank]
 
-    def seed_generators(self, seed: int) -> None:
-        """Dropout of each process's own; the first keeps that of one process."""
-        if not self.first:
-            torch.manual_seed((seed + 0x9E3779B9 * self.rank) % 2**32)  # all that the CPU's generator takes
+    def dropout_seed(self, seed: int) -> int:
+        """Return a seed that differs in every rank, so that dropout differs; rank 0 has the run's."""
+        return (seed + 0x9E3779B9 * self.rank) % 2**32  # the CPU's generator takes 32 bits
 
     def parallel(self, model: nn.Module, step: Callable[[Batch], Output]) -> Callable[[Batch], Output]:
-        """The step with gradients averaged over the processes; all begin with the first one's weights."""
+        """Wrap a step in DistributedDataParallel: gradients are averaged over ranks, weights are copied from rank 0."""
         if self.size == 1:
             return step
-        torch._dynamo.config.optimize_ddp = False  # which would cut the compiled step at every bucket of gradients
-        # Looking for unused parameters keeps the buckets of gradients as they are; else they are laid out anew after
-        # the first step, and after a resume sums are in another order.
+        torch._dynamo.config.optimize_ddp = False  # True would split the compiled step at every gradient bucket
+        # find_unused_parameters keeps the gradient buckets fixed. Without it DDP rebuilds them after the first step,
+        # and a resumed run would add gradients in a different order.
         return DistributedDataParallel(_Step(model, step), find_unused_parameters=True)
 
-    def objective(self, loss: Tensor, batch: Batch) -> Tensor:
-        """From a mean over this process's rows to what, averaged over the processes, is the mean over the batch."""
+    def scale_loss(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Scale a mean over this rank's rows so that the average over ranks is the mean over the global batch."""
         return loss if self.size == 1 else loss * (self.size * _share(batch))
 
-    def whole_batch(self, x: Tensor, batch: Batch) -> Tensor:
-        """All processes' rows, of this process's [b, ...], for a loss that is no sum over samples.
+    def gather_batch(self, x: Tensor, batch: Batch) -> Tensor:
+        """Gather the rows of all ranks, for a loss that is not a sum over samples, such as a distance of moments.
 
-        Its gradient is for a loss that goes through `objective`.
+        The gradient is scaled for a loss that is passed through `scale_loss` afterwards.
+
+        Args:
+            x: this rank's rows, [b, ...].
+            batch: this rank's share of the batch.
+
+        Returns:
+            the rows of the global batch, [B, ...].
         """
-        if batch.whole_lengths is None:
+        if batch.all_ranks_lengths is None:
             return x
-        return _Gather.apply(x, self.rank, [len(part) for part in torch.empty(batch.whole).tensor_split(self.size)])
+        parts = torch.empty(batch.global_size).tensor_split(self.size)
+        return _Gather.apply(x, self.rank, [len(part) for part in parts])
 
     def mean(self, columns: Sequence[Tensor], shares: Sequence[Tensor]) -> list[Tensor]:
-        """Sums over the processes of columns [steps, ...] times shares [steps], in the order of ranks, on the CPU."""
+        """Return the weighted sums over ranks, added in the order of ranks on the CPU.
+
+        Args:
+            columns: this rank's recorded values, [steps, ...] each.
+            shares: the weight of each step in this rank, [steps] for each column.
+        """
         weighted = [c.cpu().double() * s.view(-1, *[1] * (c.dim() - 1)) for c, s in zip(columns, shares, strict=True)]
         flat = torch.cat([w.flatten() for w in weighted])
         total = sum(self._all(flat), torch.zeros_like(flat))
         parts = total.split([w.numel() for w in weighted])
         return [part.view(c.shape).to(c) for part, c in zip(parts, columns, strict=True)]
 
-    def agree(self, *numbers: int) -> list[int]:
-        """The largest of each over the processes, without waiting for a GPU."""
+    def all_max(self, *numbers: int) -> list[int]:
+        """Return the maximum of each number over all ranks, without waiting for a GPU."""
         if self.size == 1:
             return list(numbers)
         largest = torch.tensor(numbers)
@@ -102,19 +134,27 @@ class Ranks:
         return largest.tolist()
 
     def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of one shape in every process: the first one's under their names, the others' as name.rank."""
+        """Gather tensors that have the same shape in every rank.
+
+        Returns:
+            rank 0's tensors under their names, and those of rank r as `name.r`.
+        """
         if self.size == 1:
             return tensors
         parts = {name: self._all(t.cpu()) for name, t in tensors.items()}
         return {f"{name}.{i}" if i else name: t for name, all_of in parts.items() for i, t in enumerate(all_of)}
 
-    def first_does(self, act: Callable[[], T]) -> T:
-        """What the first process's act returns, in all; where it fails, the others end without a word."""
+    def main_does(self, act: Callable[[], T]) -> T:
+        """Call a function in rank 0 and return its result in every rank.
+
+        Raises:
+            SystemExit: in the other ranks, silently, if the function fails in rank 0.
+        """
         if self.size == 1:
             return act()
         outcome: list[Any] = [None, False]
         try:
-            if self.first:
+            if self.is_main:
                 outcome = [act(), True]
         finally:
             dist.broadcast_object_list(outcome, device=torch.device("cpu"))
@@ -128,26 +168,30 @@ class Ranks:
         return parts
 
 
-def place() -> Ranks:
-    """Which process this is, as torchrun says it; nothing is set up yet."""
+def ranks_of_torchrun() -> Ranks:
+    """Read rank and world size from torchrun's environment variables, without setting up communication."""
     return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def join(device: torch.device) -> Ranks:
-    """Meet the other processes that torchrun started."""
-    ranks = place()
+def join_ranks(device: torch.device) -> Ranks:
+    """Set up communication with the other processes that torchrun started."""
+    ranks = ranks_of_torchrun()
     if ranks.size > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return ranks
 
 
-def lost_another(error: RuntimeError) -> bool:
-    """Whether this is what a process says whose peer is gone."""
+def is_peer_failure(error: RuntimeError) -> bool:
+    """Whether an error was raised because another process ended."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Of the GPUs of this machine, this process's."""
+    """Return the device of this process: under torchrun each process of a machine gets its own GPU.
+
+    Raises:
+        UserError: the machine has fewer GPUs than processes.
+    """
     here, wanted = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type != "cuda" or wanted == 1:
         return device
@@ -158,24 +202,24 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def _share(batch: Batch) -> float:
-    """This process's part of the batch."""
-    return len(batch.labels) / batch.whole
+    """Return this rank's share of the samples of the global batch."""
+    return len(batch.labels) / batch.global_size
 
 
 class _Step(nn.Module):
-    """A step as the module that DistributedDataParallel wants, around the model whose parameters it trains."""
+    """An nn.Module around the training step and the model, since DistributedDataParallel wraps modules alone."""
 
     def __init__(self, model: nn.Module, step: Callable[[Batch], Output]) -> None:
         super().__init__()
         self.model, self.step = model, step
-        self.unused = nn.Parameter(next(model.parameters()).new_zeros(1))  # without one, being looked for is warned of
+        self.unused = nn.Parameter(next(model.parameters()).new_zeros(1))  # DDP warns if it finds none unused
 
     def forward(self, batch: Batch) -> Output:
         return self.step(batch)
 
 
 class _Gather(torch.autograd.Function):
-    """Every process computes the same loss of all rows; each keeps the gradient of its own."""
+    """All-gather with a gradient: every rank computes the same loss of all rows and keeps its own rows' gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rank: int, sizes: list[int]) -> Tensor:
@@ -188,4 +232,4 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         own = grad.split(ctx.sizes)[ctx.rank]
-        return own * (sum(ctx.sizes) / len(own)), None, None  # `objective` multiplies by the inverse, and by the ranks
+        return own * (sum(ctx.sizes) / len(own)), None, None  # `scale_loss` scales by the inverse

@@ -1,4 +1,4 @@
-"""Whether a run will fit into memory, said before it begins; and giving back what it has freed. Estimates are rough."""
+"""Rough estimates of a run's memory, checked before it starts; and the release of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from .. import ops
-from ..config import Config, NMERConfig
+from ..config import Config, ModelConfig
 from ..data import FeatureSet
 from ..data.featureset import padded_steps
 from ..data.memory_limits import COPIES, free_memory
@@ -23,17 +23,20 @@ from ..errors import UserError
 from ..models import Batch, Targets, make_system
 from ..models.encoders import HIDDEN
 
-FLOAT = 4  # bytes
-REFERENCE = 8  # times an op's inputs: its own workspace, where no kernel of C++ serves
+FLOAT = 4  # bytes of a float32
+REFERENCE = 8  # the workspace of an op's reference implementation in PyTorch, as a multiple of the size of its inputs
 
 
 def check_synthetic(size: int) -> None:
-    """The synthetic data of so many utterances, of about five steps each."""
+    """Refuse synthetic data of `size` utterances, of about five steps each, if they do not fit into memory."""
     check(f"synthetic data of {size} utterances", COPIES * size * 5 * sum(DIMS.values()) * FLOAT, torch.device("cpu"))
 
 
 def check_context(data: FeatureSet, k: int) -> None:
-    """Samples joined with up to k before them: as many copies of each sample as its group has, at most."""
+    """Refuse a context of k preceding samples if the data do not fit into memory.
+
+    A sample is copied into each sample whose context it is in: at most k + 1 copies, and at most the size of its group.
+    """
     if k == 0 or len(data) == 0:
         return
     sizes = torch.bincount(data.groups.clamp(min=0))
@@ -43,7 +46,7 @@ def check_context(data: FeatureSet, k: int) -> None:
 
 
 def check_training(data: FeatureSet, config: Config, device: torch.device) -> None:
-    """A training step on the largest batch, and the optimizer's two moments."""
+    """Refuse a training run whose step on the largest batch, with the optimizer's two moments, does not fit."""
     rows, size = torch.cat(list(data.splits.values())), config.training.batch_size
     longest = {name: padded_steps(ragged.lengths[rows]) for name, ragged in data.modalities.items()}
     wanted = step_bytes(data.dims, len(data.class_names), config.model, longest, min(size, len(rows)), device)
@@ -53,12 +56,23 @@ def check_training(data: FeatureSet, config: Config, device: torch.device) -> No
 def step_bytes(
     dims: Mapping[str, int],
     classes: int,
-    config: NMERConfig,
+    config: ModelConfig,
     steps: Mapping[str, int],
     size: int,
     device: torch.device,
 ) -> int:
-    """Of a system's weights, their moments and a training step at its peak, which is run on tensors without values."""
+    """Estimate the peak memory in bytes of a training step, with the weights and the optimizer's two moments.
+
+    The step runs on fake tensors, which have shapes but no values.
+
+    Args:
+        dims: the feature dimensions by modality.
+        classes: the number of classes.
+        config: the system's settings.
+        steps: the padded length of the batch by modality.
+        size: the number of samples in the batch.
+        device: the device of the training.
+    """
     with FakeTensorMode(), _Peak(device) as peak:
         model = make_system(dims, classes, config)
         features, clean = ({name: torch.empty(size, steps[name], dim) for name, dim in dims.items()} for _ in "ab")
@@ -74,10 +88,11 @@ def step_bytes(
 
 
 class _Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and not yet freed; `most` is the most there were at a time.
+    """The peak of the bytes of all live tensors, `most`, while the mode is active.
 
-    What an op of this library needs inside is not seen: as much as its inputs, for packed steps and the gates'
-    gradients, and where it is the reference, as much as all taps' products.
+    The workspace of this library's ops is invisible here and is estimated: as large as the op's inputs for the compiled
+    kernels (packed steps, gradients of the gates), and `REFERENCE` times that for the reference implementation (the
+    products of all taps of a convolution).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -103,27 +118,27 @@ class _Peak(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
-    """Of all tensors in it, each once."""
+    """Return the storages of all tensors in a nested structure, each once, by id."""
     storages = (t.untyped_storage() for t in tree_iter(tree) if isinstance(t, Tensor))
     return {id(storage): storage for storage in storages}
 
 
 def free_bytes(device: torch.device) -> int:
-    """On the device; of the CPU's no more than the container's limit leaves."""
+    """Return the free memory of a device in bytes; for the CPU, the container's limit is respected."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()
 
 
 def check(what: str, wanted: int, device: torch.device) -> None:
-    """Raise where it would not fit."""
+    """Raise a UserError if `wanted` bytes are not free on the device; the message calls them `what`."""
     free = free_bytes(device)
     if wanted > free:
         raise UserError(f"memory: {what} would take about {wanted / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
 
 
-def give_back() -> None:
-    """Freed memory to the system: glibc keeps it in pieces, and the resident set of a long run would only grow."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+def release_freed_memory() -> None:
+    """Return freed memory to the system; glibc keeps fragments, so the resident set of a long run would only grow."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim is not None:
         trim(0)

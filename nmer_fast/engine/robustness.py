@@ -1,137 +1,154 @@
-"""What a model is worth under noise of several kinds and strengths: one table, one CSV, one JSON."""
+"""Evaluation of a model under every noise, SNR and condition: the model of a run, or any user's model."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import torch
+from torch import Tensor
 
-from ..config import NoiseConfig, describe_ratio, snr_column
+from ..config import Config, NoiseConfig, override
+from ..data import FeatureSet
 from ..errors import UserError
-from ..files import write_atomically
-from .checkpoint import write_json
-from .evaluation import METRICS, Evaluation
-
-COLUMNS = 9  # conditions that fit beside each other; three modalities have eight, and their average
-
-
-@dataclass(frozen=True)
-class Point:
-    """One noise and what it does."""
-
-    noise: NoiseConfig
-    evaluation: Evaluation
+from ..models import Batch
+from ..noise import variance
+from .batches import Batches
+from .evaluation import evaluate, evaluate_predictor
+from .inputs import make_scheduler, unchanged_torch_state
+from .robustness_table import Point, Robustness
+from .trained_model import TrainedModel
 
 
-@dataclass(frozen=True)
-class Robustness:
-    """A sweep's points; `print` shows its table.
+def robustness_of_run(
+    trained: TrainedModel,
+    data: FeatureSet,
+    noises: Sequence[NoiseConfig],
+    device: torch.device,
+    *,
+    conditions: Sequence[str] | None = None,
+    allow_leak: bool = False,
+) -> Robustness:
+    """Evaluate the model of a run on the test split under each noise.
 
-    Attributes:
-        title: of the table.
-        points: in the order of the sweep.
+    Args:
+        trained: the model, on the device.
+        data: the standardised samples that `TrainedModel.data` returns.
+        noises: the noises, in the order of the table.
+        device: the device of the features.
+        conditions: the conditions, each named by its clean modalities, such as ["av", "none"]; by default all.
+        allow_leak: whether a model is accepted whose predictions depend on the other samples of the batch.
+
+    Raises:
+        UserError: a condition is unknown, or predictions depend on the other samples of the batch and `allow_leak` is
+            not set.
     """
-
-    title: str
-    points: list[Point]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Tidy: a row for each point and condition, metrics as fractions, SNRs in dB."""
-        out = []
-        for point in self.points:
-            noise = point.noise
-            steps = noise.steps if isinstance(noise.steps, str) or noise.steps is None else _pairs(noise.steps.items())
-            realised = {f"realised_snr_db_{name}": snr for name, snr in point.evaluation.snr_db.items()}
-            for condition, scores in point.evaluation.conditions.items():
-                out.append(
-                    {
-                        "noise": noise.kind,
-                        "p": noise.p if noise.kind == "impulse" else None,
-                        "snr_db": snr_column(noise.snr_db),
-                        "steps": steps,
-                        "clean": condition,
-                        **{metric: getattr(scores, metric) for metric in METRICS},
-                        "n": scores.n,
-                        **realised,
-                    }
-                )
-        return out
-
-    def write(self, path: Path, about: dict[str, Any] | None = None) -> tuple[Path, Path]:
-        """Write the whole as path.json and the rows as path.csv; the path may end with either."""
-        table, rows = io.StringIO(), self.rows()
-        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        results = [{"noise": asdict(point.noise), **point.evaluation.as_dict()} for point in self.points]
-        as_json, as_csv = outputs(path)
-        write_json(as_json, {**(about or {}), "results": results})
-        write_atomically(as_csv, table.getvalue().encode())
-        return as_json, as_csv
-
-    def table(self) -> Table:
-        """A row for each point, a column for each condition, in it WA over UA; averages alone where too many."""
-        conditions = list(self.points[0].evaluation.conditions)
-        shown = conditions if len(conditions) <= COLUMNS else [name for name in conditions if name in ("none", "all")]
-        averaged = bool(self.points[0].evaluation.average)
-        table = Table(title=self.title, title_justify="left", caption_justify="left", show_lines=True)
-        for column in ("noise", "dB", *shown, *(["average"] if averaged else [])):
-            table.add_column(column, justify="left" if column == "noise" else "right", no_wrap=True)
-        for point in self.points:
-            noise, scores = point.noise, point.evaluation.conditions
-            averages = [point.evaluation.average] if averaged else []
-            cells = [_cell(one) for one in (*(vars(scores[name]) for name in shown), *averages)]
-            strength = "T" if noise.steps else "" if noise.snr_db is None else describe_ratio(noise.snr_db)
-            table.add_row(noise.kind, strength, *cells)
-        table.caption = "each cell: WA % over UA %; a column names what is clean; average: of the incomplete ones"
-        if errors := [
-            abs(snr - point.noise.snr_db)
-            for point in self.points
-            if isinstance(point.noise.snr_db, float)
-            for snr in point.evaluation.snr_db.values()
-            if math.isfinite(snr)  # nan where no sample has the modality
-        ]:
-            table.caption += (
-                f"\nrealised SNR: within {max(errors):.2f} dB of what was asked for (CSV and JSON have each)"
-            )
-        if shown != conditions:
-            table.caption += f"\nthe CSV has all {len(conditions)} conditions"
-        return table
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self.table())
-        assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue()
+    config, seed = trained.config, trained.config.training.seed
+    points = []
+    with unchanged_torch_state(device):
+        batches = Batches(data, device, config.training.batch_size, padding=config.noise.padding)
+        for noise in noises:
+            scheduler = make_scheduler(trained.standardiser.variances, noise, seed).to(device)
+            evaluation = evaluate(
+                trained.model, batches, data.splits["test"], scheduler, seed, conditions=conditions,
+                allow_leak=allow_leak,
+            )  # fmt: skip
+            points.append(Point(noise, evaluation))
+    return Robustness(f"{config.model.system} on {data.name}, test, epoch {trained.state['epoch']}", points)
 
 
-def outputs(path: Path) -> tuple[Path, Path]:
-    """The two files of a path that may end with either's suffix."""
-    stem = path.name.removesuffix(".json").removesuffix(".csv")
-    return path.with_name(f"{stem}.json"), path.with_name(f"{stem}.csv")
+def noise_changes(base: NoiseConfig, kinds: Sequence[str], ratios: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the changed config fields (by section.field) for each combination of a kind and an SNR.
+
+    Missing modalities have no SNR, so they give one entry.
+
+    Args:
+        base: the noise whose kind is used if `kinds` is empty.
+        kinds: the kinds of noise.
+        ratios: the SNRs in dB; if empty, the SNR is not changed.
+    """
+    out: list[dict[str, Any]] = []
+    for kind in kinds or (base.kind,):
+        if kind == "missing":
+            out.append({"noise.kind": kind})
+        else:
+            out += [{"noise.kind": kind, "noise.snr_db": snr} for snr in ratios] or [{"noise.kind": kind}]
+    return out
 
 
-def check_outputs(path: Path) -> None:
-    """Refuse, before any work, what cannot be written or would destroy a run."""
-    if not path.name:
-        raise UserError(f"out: expected a file's name, got {path}")
-    for file in outputs(path):
-        if file.is_dir():
-            raise UserError(f"out: expected a file, got {file}, which is a folder")
-        if file.stem in ("checkpoint", "config", "results", "resume") and (file.parent / "config.json").exists():
-            raise UserError(f"out: expected a name that no file of the run has, got {file}")
+def robustness(
+    model: Callable[..., Tensor],
+    dataset: FeatureSet,
+    *,
+    noise: str | Sequence[str] = ("gaussian",),
+    snr_db: float | Sequence[float] = (-10.0, -20.0, -30.0, -40.0),
+    conditions: str | Sequence[str] | None = None,
+    p: float = 0.3,
+    snr_convention: str = "exact",
+    with_lengths: bool = False,
+    split: str = "test",
+    batch_size: int = 128,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Robustness:
+    """Evaluate any model under every noise, SNR and condition; a sample has the same noise in all conditions.
+
+    Args:
+        model: the function from noisy features (a dict from modalities to tensors [B, T, D], 0 beyond a sample's
+            length) to logits [B, classes]. A module is in eval mode during the call.
+        dataset: the samples, as returned by `nmer_fast.data.load_npz`, with features scaled for the model.
+        noise: one or more of "gaussian", "impulse", "uniform", "laplace", "missing".
+        snr_db: one or more signal-to-noise ratios in dB, relative to each modality's variance on the train split (on
+            the evaluated split, if there is no train split).
+        conditions: one or more conditions, each named by its clean modalities, such as ["av", "none"]; by default all.
+        p: the probability of an impulse, for impulse noise only.
+        snr_convention: the noise power that an SNR is computed with: "exact" uses the noise's actual power, "paper"
+            assumes a power of 1.
+        with_lengths: whether the model is called as model(features, lengths), where `lengths` is a dict from
+            modalities to the valid steps of each sample, int64 [B].
+        split: the split that is evaluated.
+        batch_size: the maximum number of samples in a batch.
+        seed: the seed of the noise.
+        device: the device of the features.
+
+    Returns:
+        the scores under each noise: print it, or use `.rows()`, `.write(path)`, `.points`.
+
+    Raises:
+        UserError: one line that names the wrong argument.
+    """
+    if split not in dataset.splits:
+        raise UserError(f"split: expected one of {', '.join(dataset.splits)}, got {split!r}")
+    settings = {"noise.p": p, "noise.snr_convention": snr_convention}
+    settings |= {"training.batch_size": batch_size, "training.seed": seed}
+    base = override(Config(), settings)
+    kinds, ratios, names = _several(noise), _several(snr_db), None if conditions is None else _several(conditions)
+    measured = dataset.splits.get("train", dataset.splits[split])
+    variances = {name: variance(ragged.take(measured).values) for name, ragged in dataset.modalities.items()}
+    batches, points = Batches(dataset, torch.device(device), batch_size), []
+
+    def predict(batch: Batch, noisy: dict[str, Tensor], is_noisy: Tensor) -> Tensor:
+        logits = []
+        for row in is_noisy.tolist():
+            chosen = {m: noisy[m] if bad else batch.features[m] for m, bad in zip(noisy, row, strict=True)}
+            logits.append(model(chosen, batch.lengths) if with_lengths else model(chosen))
+        return torch.stack(logits)
+
+    was_training = isinstance(model, torch.nn.Module) and model.training
+    if isinstance(model, torch.nn.Module):
+        model.eval()
+    try:
+        for change in noise_changes(base.noise, kinds, ratios):
+            config = override(base, change)
+            scheduler = make_scheduler(variances, config.noise, seed).to(batches.device)
+            evaluation = evaluate_predictor(predict, batches, dataset.splits[split], scheduler, seed, names)
+            points.append(Point(config.noise, evaluation))
+    finally:
+        if isinstance(model, torch.nn.Module):
+            model.train(was_training)
+    return Robustness(f"{dataset.name}, {split}", points)
 
 
-def _cell(metrics: dict[str, Any]) -> str:
-    return f"{100 * metrics['wa']:.2f}\n{100 * metrics['ua']:.2f}"
-
-
-def _pairs(items: Iterable[tuple[str, Any]]) -> str:
-    return " ".join(f"{name}={value}" for name, value in items)
+def _several(given: Any) -> tuple[Any, ...]:
+    """Return one value or a sequence of values as a tuple."""
+    return (given,) if isinstance(given, (str, int, float)) else tuple(given)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked to stop, training ends after the step at hand and leaves its state."""
+"""Handling of Ctrl-C and SIGTERM: training finishes the current step, saves its state and stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and by which signal."""
+    """A request to stop; it is true once a signal has been received.
+
+    Attributes:
+        signal: the number of the received signal; None if there was none.
+    """
 
     signal: int | None = None
 
@@ -21,10 +25,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(*, quiet: bool = False) -> Iterator[StopRequest]:
-    """Inside, the first Ctrl-C or SIGTERM is a request; a second Ctrl-C interrupts at once, as ever.
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    It is said on stderr, unless `quiet`, where another process says it.
-    Outside the main thread, where Python allows no handlers, signals do what they did.
+    The request is announced on stderr, unless `quiet` is set because another process announces it. Outside the main
+    thread, where Python allows no signal handlers, signals keep their previous effect.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -34,7 +38,7 @@ def stop_on_signals(*, quiet: bool = False) -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not request and not quiet:  # past Python's buffers, which the signal may have interrupted
+        if not request and not quiet:  # os.write, since the signal may have interrupted Python's buffers
             os.write(2, b"stopping after this step; Ctrl-C again stops at once and loses it\n")
         request.signal = number
 

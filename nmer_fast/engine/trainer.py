@@ -1,4 +1,4 @@
-"""Training: the teacher, where a system has one, on complete data; its targets once; then the system."""
+"""Training of a run: first the teacher on complete data, if the system has one; then its targets; then the system."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ from torch import Tensor
 
 from ..config import Config
 from ..data import FeatureSet
-from ..models import Batch, Output, System, Targets, Teaching, system_class
+from ..models import Batch, Output, System, Targets, TeacherSystem, system_class
 from ..noise import NoiseScheduler
 from ..profiling import span, trace
 from .batches import Batches, add_noise
 from .console import Report
 from .distributed import Ranks
 from .evaluation import evaluate
-from .fit import Fit, part
+from .fit import Fit, select_prefix
+from .inputs import seed_generators
 from .log import Log
 from .saving import Saver
 from .stopping import StopRequest
 
 Saved = tuple[Mapping[str, Tensor], Mapping[str, Any]]
-"""Tensors and JSON of a run's state."""
+"""A saved training state: its tensors and its JSON."""
 
 
 @dataclass
 class Trained:
-    """What training leaves: the model at the kept epoch, which one that was, losses by epoch, seconds by phase.
+    """The result of training.
 
-    `steps` is how many the model took in all.
+    Attributes:
+        model: the trained system, with the weights of the kept epoch.
+        epoch: the kept epoch, from 1.
+        losses: the mean losses of each epoch, by name.
+        seconds: the time in seconds of each phase: teacher, compile, train.
+        steps: the total number of training steps of the system.
     """
 
     model: System
@@ -60,28 +66,29 @@ def train(
     torch_profile: Path | None = None,
     ranks: Ranks | None = None,
 ) -> Trained:
-    """Train the config's system on a standardised set.
+    """Train the config's system on a standardised data set.
 
     Args:
-        data: standardised.
-        scheduler: of the noise, on the device.
-        config: model and training.
-        device: to train on.
-        report: prints progress.
-        folder: where the whole state is saved now and then; nowhere by default.
-        log: of scalars.
-        request: set from outside to stop after the step at hand.
-        state: JSON that is saved with the state.
-        saved: a state to go on from, to the bits that an uninterrupted run gives.
-        torch_profile: a folder for a trace of three of the system's steps.
-        ranks: which of several processes this is; only the first has the epoch's weights that are kept.
+        data: the standardised samples.
+        scheduler: the noise, on the device.
+        config: the run's config.
+        device: the device of the training.
+        report: the printer of progress lines.
+        folder: the folder in which the training state is saved; by default nothing is saved.
+        log: the TensorBoard log; by default nothing is logged.
+        request: the request to stop, which another thread or a signal handler sets; training stops after the current
+            step.
+        state: the JSON that is saved with every training state.
+        saved: the state to resume from; the result has the same bits as that of an uninterrupted run.
+        torch_profile: the folder for a trace of three of the system's training steps; by default no trace is made.
+        ranks: the processes that train together; only rank 0 ends with the weights of the kept epoch.
 
     Raises:
-        UserError: a loss is no longer finite, or the config does not fit the data.
-        Stopped: on request.
+        UserError: a loss or a gradient norm is NaN or infinite, or the config does not fit the data.
+        Stopped: the request to stop was set; the state is saved.
     """
     training = config.training
-    torch.manual_seed(training.seed)
+    seed_generators(training.seed, device)
     classes = len(data.class_names)
     ranks = ranks or Ranks()
     batches = Batches(
@@ -95,11 +102,12 @@ def train(
     past_teacher = saved is not None and saved[1]["fit"]["name"] == name
 
     teacher = kind.teacher(data.dims, classes, config.model, training.teacher_lambda_cmd)
-    ranks.seed_generators(training.seed)
+    if not ranks.is_main:
+        seed_generators(ranks.dropout_seed(training.seed), device)
     if teacher is not None:
         fit = teacher_fit(teacher.to(device), batches, config)
         if saved and past_teacher:
-            teacher.load_state_dict(part(saved[0], "teacher."))
+            teacher.load_state_dict(select_prefix(saved[0], "teacher."))
             fit.seconds = saved[1]["teacher_seconds"]
         else:
             if saved:
@@ -109,28 +117,32 @@ def train(
         start = time.perf_counter()
         targets = teacher_targets(teacher, batches)
         seconds["teacher"] = fit.seconds + time.perf_counter() - start
-        saver.others = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
+        saver.teacher_tensors = {f"teacher.{name}": t for name, t in teacher.state_dict().items()}
         saver.state = {**saver.state, "teacher_seconds": seconds["teacher"]}
 
     model = kind(data.dims, classes, config.model).to(device)
     if teacher is not None:
-        model.start_from(teacher)
-    step = complete_step(model, config, device) if kind.complete else noisy_step(model, scheduler, config, device)
+        model.start_from_teacher(teacher)
+    step = (
+        complete_step(model, config, device)
+        if kind.trains_on_complete_data
+        else noisy_step(model, scheduler, config, device)
+    )
     if training.compile:
         step = compiled(step)
         seconds["compile"] = _warm_up(step, model, batches, targets, training.seed)
         report.line(f"compiled the step as one graph in {seconds['compile']:.1f} s")
     fit = Fit(
         name, model, step, batches, training, epochs=training.epochs, lr=training.lr, clip=training.clip,
-        targets=targets, validate=_validator(model, batches, scheduler, config) if ranks.first else None,
-        realised_snr_db=None if kind.complete else scheduler.realised_snr_db,
+        targets=targets, validate=_validator(model, batches, scheduler, config) if ranks.is_main else None,
+        realised_snr_db=None if kind.trains_on_complete_data else scheduler.realised_snr_db,
     )  # fmt: skip
     if saved and past_teacher:
         fit.load(*_of_fit(saved))
         saver.restore_generators(saved[0])
     else:
-        saver.save(fit)
-    with trace(torch_profile if ranks.first else None) as fit.after_step:
+        saver.save(fit.snapshot())
+    with trace(torch_profile if ranks.is_main else None) as fit.profile_step:
         fit.run(report, log, saver)
     seconds["train"] = fit.seconds
     return Trained(model, fit.kept, fit.history, seconds, fit.epochs * fit.steps)
@@ -141,7 +153,7 @@ def _of_fit(saved: Saved) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
 
 
 def complete_step(model: System, config: Config, device: torch.device) -> Callable[[Batch], Output]:
-    """From clean batches to losses, for what is trained on complete data."""
+    """Return the training step on complete data: a function from a clean batch to logits and losses."""
 
     def step(batch: Batch) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
@@ -153,7 +165,10 @@ def complete_step(model: System, config: Config, device: torch.device) -> Callab
 def noisy_step(
     model: System, scheduler: NoiseScheduler, config: Config, device: torch.device
 ) -> Callable[[Batch], Output]:
-    """From clean batches to losses: noise of the batch's seed and draw, then the model."""
+    """Return the training step under noise: a function from a clean batch to logits and losses.
+
+    It adds the noise of the batch's (seed, draw) and then calls the model.
+    """
 
     def step(batch: Batch) -> Output:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.training.amp):
@@ -162,13 +177,13 @@ def noisy_step(
             noisy = scheduler.noisy_of_condition[noised.condition]
             output = model(replace(batch, features=noised.features, noisy=noisy, clean=batch.features))
         assert noised.stats is not None
-        return Output(output.logits, output.losses, {**output.watched, "noise_stats": noised.stats})
+        return Output(output.logits, output.losses, {**output.logged, "noise_stats": noised.stats})
 
     return step
 
 
 def _validator(model: System, batches: Batches, scheduler: NoiseScheduler, config: Config) -> Callable[[], Any] | None:
-    """Evaluation on the val split, if there is one."""
+    """Return a function that evaluates the model on the val split, or None without a val split."""
     rows = batches.data.splits.get("val")
     if rows is None:
         return None
@@ -177,8 +192,11 @@ def _validator(model: System, batches: Batches, scheduler: NoiseScheduler, confi
 
 
 def compiled(step: Callable[[Batch], Output]) -> Callable[[Batch], Output]:
-    """The step as one graph for every batch size and length, if its first batch is `all_sizes_differ`'s."""
-    torch.compiler.reset()  # an earlier run's graphs are dead, but would count towards the recompile limit
+    """Compile a training step into one graph for all batch sizes and lengths.
+
+    Its first batch must come from `all_sizes_differ`; otherwise Dynamo would specialise on equal sizes.
+    """
+    torch.compiler.reset()  # the graphs of an earlier run are unused, but would count towards the recompile limit
     graph = torch.compile(step, fullgraph=True)
 
     def call(batch: Batch) -> Output:
@@ -189,11 +207,11 @@ def compiled(step: Callable[[Batch], Output]) -> Callable[[Batch], Output]:
 
 
 def mark_dynamic(batch: Batch) -> None:
-    """The batch size and every modality's padded length vary from batch to batch."""
+    """Mark the batch size and every modality's padded length as dynamic for Dynamo."""
     for x in batch.features.values():
         torch._dynamo.maybe_mark_dynamic(x, [0, 1])
     rows = [batch.labels, batch.sample_ids]
-    for lengths in (batch.lengths, batch.real_lengths, batch.whole_lengths):
+    for lengths in (batch.lengths, batch.real_lengths, batch.all_ranks_lengths):
         rows += (lengths or {}).values()
     if batch.targets is not None:
         rows += [batch.targets.joint, batch.targets.invariant]
@@ -202,8 +220,8 @@ def mark_dynamic(batch: Batch) -> None:
 
 
 def all_sizes_differ(batch: Batch) -> Batch:
-    """The batch with every modality padded to a length of its own: Dynamo takes sizes that are equal for the same."""
-    taken, features = {len(batch.labels), batch.whole}, {}
+    """Pad every modality to a different length, because Dynamo assumes that equal sizes are always equal."""
+    taken, features = {len(batch.labels), batch.global_size}, {}
     for name, x in batch.features.items():
         steps = next(t for t in count(x.shape[1], 8) if t not in taken)
         taken.add(steps)
@@ -214,7 +232,7 @@ def all_sizes_differ(batch: Batch) -> Batch:
 def _warm_up(
     step: Callable[[Batch], Output], model: System, batches: Batches, targets: Targets | None, seed: int
 ) -> float:
-    """Compile forward and backward on one batch, changing nothing; the seconds that took."""
+    """Compile forward and backward on one batch without changing the model, and return the time in seconds."""
     start = time.perf_counter()
     model.train()
     rows = batches.data.splits["train"]
@@ -227,18 +245,18 @@ def _warm_up(
     return time.perf_counter() - start
 
 
-def teacher_fit(teacher: Teaching, batches: Batches, config: Config) -> Fit:
-    """The teacher's training, on complete data."""
+def teacher_fit(teacher: TeacherSystem, batches: Batches, config: Config) -> Fit:
+    """Return the training loop of the teacher, on complete data."""
     training = config.training
-    teacher.whole_batch = batches.ranks.whole_batch
+    teacher.gather_batch = batches.ranks.gather_batch
     return Fit(
         "teacher", teacher, complete_step(teacher, config, batches.device), batches, training,
         epochs=training.teacher_epochs, lr=training.teacher_lr, clip=training.teacher_clip,
     )  # fmt: skip
 
 
-def teacher_targets(teacher: Teaching, batches: Batches) -> Targets:
-    """The trained teacher's targets of every row of the set, made once."""
+def teacher_targets(teacher: TeacherSystem, batches: Batches) -> Targets:
+    """Compute the trained teacher's targets of every row of the set."""
     teacher.eval()
-    parts = [teacher.targets(batch) for batch in batches.in_order(torch.arange(len(batches.data)))]
+    parts = [teacher.targets(batch) for batch in batches.sequential(torch.arange(len(batches.data)))]
     return Targets(torch.cat([t.joint for t in parts]), torch.cat([t.invariant for t in parts]))

@@ -1,12 +1,12 @@
-"""The systems, their teachers and encoders; one file per system, one line per system in `registry`."""
+"""The systems, their teachers and encoders: each system has one file here and one line in `nmer_fast.registry`."""
 
-from ..config import NMERConfig
-from .interface import Batch, Output, Separable, System, Targets, Teaching
-from .nmer import NMER
-from .registry import SYSTEMS, make_system, system_class
+from ..config import ModelConfig
+from ..registry import SYSTEMS
+from .interface import Batch, Output, Separable, System, Targets, TeacherSystem, make_system, system_class
+from .nmer import NMER, NMERConfig
 from .teacher import Teacher
 
 __all__ = [
-    "NMER", "SYSTEMS", "Batch", "NMERConfig", "Output", "Separable", "System", "Targets", "Teacher", "Teaching",
-    "make_system", "system_class",
+    "NMER", "SYSTEMS", "Batch", "ModelConfig", "NMERConfig", "Output", "Separable", "System", "Targets", "Teacher",
+    "TeacherSystem", "make_system", "system_class",
 ]  # fmt: skip

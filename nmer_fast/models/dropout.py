@@ -1,4 +1,4 @@
-"""Dropout whose masks are the library's own noise on a CPU, where torch draws a mask value by value."""
+"""Dropout that is fast on CPUs: its masks come from this library's noise op, while torch draws them one by one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ..contract import DROPOUT_STREAM
 
 
 class Dropout(nn.Module):
-    """As nn.Dropout: each value 0 with probability p (to 2^-31), else times 1 / (1 - p); in training alone.
+    """A replacement for nn.Dropout: in training, each value is set to 0 with probability p, else scaled by 1 / (1 - p).
 
-    On a CPU the mask is impulse noise under a seed from torch's generator; elsewhere it is torch's own.
+    The probability is exact to 2^-31. On a CPU the mask is impulse noise, seeded from torch's generator; on other
+    devices torch draws the mask.
 
     Args:
-        p: from 0 to below 1.
+        p: the dropout rate, at least 0 and below 1.
     """
 
     def __init__(self, p: float) -> None:
@@ -24,7 +25,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape with a batch dimension."""
+        """Apply dropout to a tensor [B, ...]."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":

@@ -7,41 +7,44 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import NMERConfig
-from .encoders import HIDDEN, Classifier, Encoders
-from .interface import Batch, Output, Separable, Teaching
+from .encoders import HIDDEN, Classifier, Encoders, EncodersConfig
+from .interface import Batch, Output, Separable, TeacherSystem
 from .mmin import BLOCKS, WIDTHS, ResidualCascade, noisy_targets
 from .teacher import Teacher
 
 
 class IFMMIN(Separable):
-    """NMER's encoders, one cascade that reads h' and is given H' at every block, and a classifier on its latents.
+    """NMER's encoders, a cascade that reads h' and adds H' to the input of every block, and a classifier.
 
-    L = L_cls + L_forward + L_inv, L_forward being MMIN's and L_inv NMER's; there is no backward imagination. The
-    released code gives up the sum of the blocks' outputs where it adds H'; here it stays, as in MMIN.
+    The classifier reads the latents of the cascade's blocks. The loss is L = L_cls + L_forward + L_inv, with MMIN's
+    L_forward and NMER's L_inv; there is no backward imagination. The released code drops the sum of the blocks' outputs
+    where it adds H'; this implementation keeps the sum, as MMIN does.
     """
 
-    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig) -> None:
+    Config = EncodersConfig
+    title = "IF-MMIN"
+
+    def __init__(self, dims: Mapping[str, int], classes: int, config: EncodersConfig) -> None:
         super().__init__(dims, classes, config)
         self.encoders = Encoders(dims, config.dropout, config.shared)
         self.cascade = ResidualCascade(HIDDEN * len(dims))
         self.classifier = Classifier(BLOCKS * WIDTHS[-1], classes, config)
 
     @classmethod
-    def teacher(cls, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> Teaching:
-        """NMER's."""
+    def teacher(cls, dims: Mapping[str, int], classes: int, config: EncodersConfig, lambda_cmd: float) -> TeacherSystem:
+        """Return NMER's teacher."""
         return Teacher(dims, classes, config, lambda_cmd)
 
-    def parts(self) -> list[nn.Module]:
-        """The encoders' parts, the cascade and the classifier."""
-        return [*self.encoders.parts(), self.cascade, self.classifier]
+    def clip_groups(self) -> list[nn.Module]:
+        """Return the encoders' sub-networks, the cascade and the classifier."""
+        return [*self.encoders.clip_groups(), self.cascade, self.classifier]
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
-        """[B, M, 2, 128]."""
+        """Encode all modalities into [B, M, 2, 128], as `Encoders` does."""
         return self.encoders(features, lengths)
 
     def fuse(self, encoded: Tensor, batch: Batch) -> Output:
-        """Losses are in float32, under autocast too."""
+        """Return logits, and in training the losses, in float32 also under autocast."""
         specific, invariant = encoded[:, :, 0].flatten(1), encoded[:, :, 1].flatten(1)
         imagined, latents = self.cascade(specific, invariant)
         logits = self.classifier(latents).float()

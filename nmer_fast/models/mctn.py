@@ -8,19 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import NMERConfig
+from ..config import ModelConfig
 from ..errors import UserError
 from .encoders import HIDDEN, LSTM, Classifier
 from .interface import Batch, Output, Separable
 
-LAMBDA_TRANSLATION, LAMBDA_CYCLE = 0.1, 0.1  # of the authors' code
-TINY = 1e-9  # below any mean of steps
+LAMBDA_TRANSLATION, LAMBDA_CYCLE = 0.1, 0.1  # the loss weights of the authors' code
+TINY = 1e-9  # less than any mean number of steps above 0; it avoids a division by 0
 
 
 class Decoder(nn.Module):
-    """An LSTM that is fed the encoder's last state at every step, and attends to all of its states.
+    """An LSTM decoder whose input at every step is the encoder's last state, with attention over all encoder states.
 
-    As in the authors' code its own output is not fed back, so translations in training are those of free running.
+    As in the authors' code, the decoder's output is not fed back, so there is no teacher forcing: training and
+    inference compute the same translation.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,17 @@ class Decoder(nn.Module):
         self.lstm = LSTM(HIDDEN)
 
     def forward(self, states: Tensor, lengths: Tensor, out_lengths: Tensor, steps: int) -> Tensor:
-        """Encoder states [B, T, 128], zeros beyond their lengths -> [B, steps, 256], its states and what they see."""
+        """Decode the encoder's states.
+
+        Args:
+            states: the encoder's states, [B, T, 128], zeros beyond their lengths.
+            lengths: the valid steps of each source, int64 [B].
+            out_lengths: the valid steps of each target, int64 [B].
+            steps: the number of decoded steps.
+
+        Returns:
+            the decoder's states and the attended encoder states, [B, steps, 256].
+        """
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, HIDDEN)
         decoded = self.lstm(states.gather(1, last).expand(-1, steps, -1), out_lengths)
         seen = valid(states, lengths)
@@ -40,14 +51,15 @@ class Decoder(nn.Module):
 
 
 class Chain(nn.Module):
-    """Translations from one modality, the source, to every other, level by level.
+    """A chain of translations from one modality, the source, into each of the other modalities, the targets.
 
-    Level 1 translates the source into the first target and, with the same encoder and decoder, what came out back into
-    the source. Level k encodes level k - 1's states, which know the source and k - 1 targets, and translates them into
-    the next target. The last level's states are the joint representation; they need the source alone.
+    Level 1 translates the source into the first target and, with the same encoder and decoder, translates the result
+    back into the source. Level k encodes the states of level k - 1, which represent the source and k - 1 targets, and
+    translates them into the next target. The states of the last level are the joint representation; they are computed
+    from the source alone.
 
     Args:
-        dims: feature dimensions, the source's first.
+        dims: the feature dimensions, first the source's, then those of the targets.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:
@@ -59,7 +71,7 @@ class Chain(nn.Module):
         self.outs = nn.ModuleList(nn.Linear(2 * HIDDEN, dim) for dim in dims)
 
     def forward(self, source: Tensor, lengths: Tensor) -> list[Tensor]:
-        """[B, T, D] -> each level's states, [B, T, 128], zeros beyond the lengths."""
+        """Return the states of each level, [B, T, 128], zeros beyond the lengths, for the source [B, T, D]."""
         x, states = self.into[0](torch.where(valid(source, lengths)[..., None], source, 0.0)), []
         for encoder in self.encoders:
             x = encoder(x, lengths)
@@ -69,9 +81,15 @@ class Chain(nn.Module):
     def losses(
         self, states: list[Tensor], clean: list[Tensor], lengths: list[Tensor], of_all: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Squared errors of all translations, and of the one back; of modalities in the chain's order.
+        """Return the squared errors of the translations into the targets (summed) and of the one back to the source.
 
-        Samples without the source, or without the target, are left out. `of_all`: the lengths of the whole batch.
+        Samples without the source or without the target are left out. All lists are in the chain's order.
+
+        Args:
+            states: the states of each level, [B, T, 128].
+            clean: the features without noise of each modality, [B, T, D].
+            lengths: the valid steps of each sample for each modality, int64 [B].
+            of_all: the lengths of all samples of the global batch for each modality, int64.
         """
         translation = states[0].new_zeros(())
         for level, decoder in enumerate(self.decoders, 1):
@@ -85,25 +103,29 @@ class Chain(nn.Module):
         return translation, squared_error(back, clean[0], lengths[0], lengths[1], mean_steps(of_all[0], of_all[1]))
 
     def _back(self, translated: Tensor, lengths: Tensor, out_lengths: Tensor, steps: int) -> Tensor:
-        """The first target's translation, as it came out, into the source."""
+        """Translate the first target's translation back into the source."""
         states = self.encoders[0](self.into[1](translated), lengths)
         return self.outs[0](self.decoders[0](states, lengths, out_lengths, steps))
 
 
 class MCTN(Separable):
-    """A chain of translations from every modality, and a classifier on all their joint representations.
+    """A chain of translations from each modality, and a classifier on the joint representations of all chains.
 
-    The original has one chain: it reads one modality, and under noise on it would have nothing else to go by. How the
-    paper compared it is not said; its scores where language is noisy are out of reach for a chain from language alone.
-    Targets are complete data, the sources as noisy as they come. Each representation is the maximum of its states over
-    valid steps, as in the LSTM encoders. L = L_cls + 0.1 L_translation + 0.1 L_cycle, the latter means over the chains,
-    L_translation summed over a chain's levels.
+    The original MCTN has a single chain, which reads one modality alone, so noise on that modality leaves it without
+    information. The paper does not say how it ran MCTN; a chain that reads language alone cannot reach the paper's
+    scores in the conditions with noisy language. The translation targets are complete data; the sources have noise.
+    Each joint representation is the maximum of its states over the valid steps, as in the LSTM encoders.
+
+    The loss is L = L_cls + 0.1 L_translation + 0.1 L_cycle. L_translation is summed over the levels of a chain; both
+    L_translation and L_cycle are averaged over the chains.
 
     Raises:
-        UserError: there is one modality only.
+        UserError: there is only one modality.
     """
 
-    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig) -> None:
+    title = "MCTN"
+
+    def __init__(self, dims: Mapping[str, int], classes: int, config: ModelConfig) -> None:
         super().__init__(dims, classes, config)
         if len(dims) < 2:
             raise UserError(f"model.system: expected two modalities or more for mctn, got {', '.join(dims)}")
@@ -112,21 +134,21 @@ class MCTN(Separable):
         self.chains = nn.ModuleList(Chain([dims[name] for name in order]) for order in self.orders)
         self.classifier = Classifier(HIDDEN * len(dims), classes, config)
 
-    def parts(self) -> list[nn.Module]:
-        """Each chain, and the classifier."""
+    def clip_groups(self) -> list[nn.Module]:
+        """Return each chain and the classifier."""
         return [*self.chains, self.classifier]
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
-        """Each modality's joint representation, [B, M, 128]; zeros where absent."""
+        """Return the joint representation of each modality's chain, [B, M, 128]; zeros if the modality is absent."""
         return self._pool(self._states(features, lengths), lengths)
 
     def fuse(self, encoded: Tensor, batch: Batch) -> Output:
-        """Logits; the cross-entropy, in float32, but not the translations' losses."""
+        """Return logits, and in training the cross-entropy, in float32; the translation losses are not included."""
         logits = self.classifier(encoded.flatten(1)).float()
         return Output(logits, {"cls": F.cross_entropy(logits, batch.labels)} if self.training else {})
 
     def forward(self, batch: Batch) -> Output:
-        """In training the translations too, which prediction does without."""
+        """Return logits, and in training all losses; only training computes the translations."""
         states = self._states(batch.features, batch.lengths)
         output = self.fuse(self._pool(states, batch.lengths), batch)
         if not self.training:
@@ -136,7 +158,7 @@ class MCTN(Separable):
         translations, cycles = [], []
         for chain, levels, order in zip(self.chains, states, self.orders, strict=True):
             assert isinstance(chain, Chain)
-            of_all = [batch.lengths_of_all[m] for m in order]
+            of_all = [batch.global_lengths[m] for m in order]
             errors = chain.losses(levels, [clean[m] for m in order], [batch.lengths[m] for m in order], of_all)
             translations.append(errors[0])
             cycles.append(errors[1])
@@ -146,12 +168,12 @@ class MCTN(Separable):
         return Output(output.logits, losses)
 
     def _states(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> list[list[Tensor]]:
-        """Every chain's states by level."""
+        """Return the states of each level of each chain."""
         pairs = zip(self.chains, self.orders, strict=True)
         return [chain(features[order[0]], lengths[order[0]]) for chain, order in pairs]
 
     def _pool(self, states: list[list[Tensor]], lengths: Mapping[str, Tensor]) -> Tensor:
-        """[B, M, 128], the maximum of the last levels over valid steps."""
+        """Return the maximum of each chain's last states over the valid steps, [B, M, 128]."""
         pooled = []
         for levels, order in zip(states, self.orders, strict=True):
             there = valid(levels[-1], lengths[order[0]])[..., None]
@@ -161,19 +183,27 @@ class MCTN(Separable):
 
 
 def valid(x: Tensor, lengths: Tensor) -> Tensor:
-    """Bool [B, T], of x [B, T, D]."""
+    """Return the mask of valid steps of x [B, T, D], bool [B, T]."""
     return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
 def mean_steps(lengths: Tensor, also: Tensor) -> Tensor:
-    """Valid steps of a sample on average, of samples that lack one of both modalities none."""
+    """Return the mean number of valid steps of a sample; a sample that lacks either modality counts as 0 steps."""
     return torch.where(also > 0, lengths, 0).float().mean()
 
 
 def squared_error(x: Tensor, y: Tensor, lengths: Tensor, also: Tensor, steps: Tensor) -> Tensor:
-    """Mean over the valid elements of samples that have both modalities, in float32; 0 without any.
+    """Return the mean squared error over the valid elements of samples that have both modalities, in float32.
 
-    `steps` is the whole batch's `mean_steps`: several processes' errors, weighted by their samples, add up to its mean.
+    It is 0 if no sample has both.
+
+    Args:
+        x: the translation, [B, T, D].
+        y: the features of the target, [B, T, D].
+        lengths: the valid steps of each sample of the target, int64 [B].
+        also: the valid steps of each sample of the other modality, int64 [B].
+        steps: the `mean_steps` of the global batch, so that the mean of the ranks' errors, weighted by their numbers of
+            samples, is the error of the global batch.
     """
     mask = valid(y, torch.where(also > 0, lengths, 0))[..., None]
     squares = torch.where(mask, x.float() - torch.where(mask, y, 0.0), 0.0).square()

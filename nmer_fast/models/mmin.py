@@ -9,22 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import NMERConfig
+from ..config import ModelConfig
 from .encoders import HIDDEN, Classifier
-from .interface import Batch, Output, Separable, Teaching
+from .interface import Batch, Output, Separable, TeacherSystem
 from .men import MEN
-from .specific import SpecificEncoders
+from .specific_encoders import SpecificEncoders
 
-BLOCKS = 5  # as all sizes and weights here, of the released code
+BLOCKS = 5  # this and the sizes and loss weights below are the released code's
 WIDTHS = (256, 128, 64)
 LAMBDA_FORWARD, LAMBDA_BACKWARD = 4.0, 2.0
 
 
 class ResidualCascade(nn.Module):
-    """Autoencoders, each of which reads the first one's input and the sum of all outputs before it.
+    """A cascade of autoencoders; each one reads the sum of the cascade's input and all earlier autoencoders' outputs.
 
     Args:
-        inputs: dimensions of what is imagined.
+        inputs: the dimension of the features that the cascade reads and reconstructs.
     """
 
     def __init__(self, inputs: int) -> None:
@@ -36,14 +36,16 @@ class ResidualCascade(nn.Module):
 
     @staticmethod
     def _layers(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
-        """Linear layers, the activation between them."""
+        """Return linear layers with the activation between them."""
         layers = [(nn.Linear(a, b), activation()) for a, b in pairwise(widths)]
         return nn.Sequential(*[part for pair in layers for part in pair][:-1])
 
     def forward(self, x: Tensor, guide: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """[B, inputs] -> what is imagined, of the same shape, and the blocks' latents, [B, 5 * 64].
+        """Return the imagined features [B, inputs] and the latents of all blocks, [B, 5 * 64].
 
-        `guide` is added to every block's input.
+        Args:
+            x: the features, [B, inputs].
+            guide: the tensor that is added to the input of every block.
         """
         latents = []
         for encoder, decoder in zip(self.encoders, self.decoders, strict=True):
@@ -55,33 +57,36 @@ class ResidualCascade(nn.Module):
 class MMIN(Separable):
     """Encoders, forward and backward imagination, and a classifier on the forward cascade's latents.
 
-    L = L_cls + 4 L_forward + 2 L_backward. Forward: what is imagined against the teacher's features of the *noisy*
-    modalities, 0 for the clean ones, since the original gives its teacher zeros there and an absent modality's features
-    are 0 here. Backward: what a second cascade makes of that, against the features that came in, which get no gradient
-    of it. The teacher is MEN; the classifier has NMER's widths.
+    The loss is L = L_cls + 4 L_forward + 2 L_backward. L_forward compares the imagined features with the teacher's
+    features of the *noisy* modalities and with 0 for the clean modalities, because the original code gives its teacher
+    zeros for them, and the features of an absent modality are 0 here. L_backward compares the output of a second
+    cascade, which reads the imagined features, with the encoders' features; its gradient does not reach the latter. The
+    teacher is MEN; the classifier has NMER's widths.
     """
 
-    def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig) -> None:
+    title = "MMIN"
+
+    def __init__(self, dims: Mapping[str, int], classes: int, config: ModelConfig) -> None:
         super().__init__(dims, classes, config)
         self.encoders = SpecificEncoders(dims, config.dropout)
         self.forward_cascade, self.backward_cascade = (ResidualCascade(HIDDEN * len(dims)) for _ in range(2))
         self.classifier = Classifier(BLOCKS * WIDTHS[-1], classes, config)
 
     @classmethod
-    def teacher(cls, dims: Mapping[str, int], classes: int, config: NMERConfig, lambda_cmd: float) -> Teaching:
-        """MEN, trained on complete data; it has no moments to weigh."""
+    def teacher(cls, dims: Mapping[str, int], classes: int, config: ModelConfig, lambda_cmd: float) -> TeacherSystem:
+        """Return MEN, which is trained on complete data; `lambda_cmd` has no effect on it."""
         return MEN(dims, classes, config)
 
-    def parts(self) -> list[nn.Module]:
-        """Each encoder, the cascades and the classifier."""
+    def clip_groups(self) -> list[nn.Module]:
+        """Return each encoder, the two cascades and the classifier."""
         return [*self.encoders.children(), self.forward_cascade, self.backward_cascade, self.classifier]
 
     def encode(self, features: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> Tensor:
-        """[B, M, 128]."""
+        """Encode all modalities into [B, M, 128]."""
         return self.encoders(features, lengths)
 
     def fuse(self, encoded: Tensor, batch: Batch) -> Output:
-        """Losses are in float32, under autocast too."""
+        """Return logits, and in training the losses, in float32 also under autocast."""
         joint = encoded.flatten(1)
         imagined, latents = self.forward_cascade(joint)
         logits = self.classifier(latents).float()
@@ -97,7 +102,7 @@ class MMIN(Separable):
 
 
 def noisy_targets(batch: Batch) -> Tensor:
-    """The teacher's features of the noisy modalities, zeros for the clean ones: [B, M * 128]."""
+    """Return the teacher's features of the noisy modalities, with zeros for the clean ones, [B, M * 128]."""
     assert batch.targets is not None
     assert batch.noisy is not None
     return torch.where(batch.noisy[..., None], batch.targets.joint.unflatten(1, (-1, HIDDEN)), 0.0).flatten(1)

@@ -1,4 +1,4 @@
-"""NMER with its VAE made a plain autoencoder: no sampling and no L_KL; not in the paper."""
+"""NMER with a plain autoencoder instead of the VAE: no sampling and no L_KL; it is not in the paper."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..config import NMERConfig
 from .interface import Batch
-from .nmer import NMER
+from .nmer import NMER, NMERConfig
 
 
 class NMERNoSampling(NMER):
-    """Transformer, one linear layer to z, and decoder map [h'; H'] to the joint representation.
+    """An ablation in which Transformer, a linear layer to z, and decoder map [h'; H'] to the joint representation.
 
-    The losses are lambda_gen L_MSE + lambda_inv L_inv + lambda_cls L_cls. It has NMER's layers but that of the
-    log-variance, so it tells apart what the reconstruction does and what the latent's distribution does.
+    The loss is lambda_gen L_MSE + lambda_inv L_inv + lambda_cls L_cls. It has all of NMER's layers except the one for
+    the log-variance, so it separates the effect of the reconstruction from the effect of the latent distribution.
     """
+
+    title = "NMER w/o sampling"
 
     def __init__(self, dims: Mapping[str, int], classes: int, config: NMERConfig) -> None:
         super().__init__(dims, classes, config)
         del self.to_logvar
 
     def _latent(self, state: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """z alone."""
+        """Return z, without a loss and without logged tensors."""
         return self.to_mu(state), {}, {}

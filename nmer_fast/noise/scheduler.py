@@ -16,7 +16,7 @@ from .conditions import Conditions
 from .schedule import NoiseSchedule, alpha_bar_of_snr, check_variance, noise_power, snr_of_alpha_bar
 
 Given = Tensor | Callable[[Tensor], Tensor]
-Ratio = float | Sequence[float]
+SNR = float | Sequence[float]
 """An SNR in dB, or a range's lowest and highest."""
 
 
@@ -78,7 +78,7 @@ class NoiseScheduler(nn.Module):
         self,
         variances: Mapping[str, float],
         *,
-        snr_db: Ratio | Mapping[str, Ratio] | None = None,
+        snr_db: SNR | Mapping[str, SNR] | None = None,
         steps: Mapping[str, int] | Literal["random"] | None = None,
         kind: str | Given | Mapping[str, Given] = "gaussian",
         p: float = 0.3,
@@ -132,7 +132,7 @@ class NoiseScheduler(nn.Module):
             return noise_power(self.kind, self.p, convention), noise_power(self.kind, self.p)
         return (power if convention == "exact" else 1.0), power
 
-    def _ranges(self, snr_db: Ratio | Mapping[str, Ratio] | None) -> dict[str, tuple[float, float]]:
+    def _ranges(self, snr_db: SNR | Mapping[str, SNR] | None) -> dict[str, tuple[float, float]]:
         """The lowest and the highest SNR of each modality; empty if no SNR is given."""
         if snr_db is None:
             return {}

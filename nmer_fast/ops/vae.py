@@ -1,4 +1,4 @@
-"""ops.reparameterize_kl makes a VAE's sample and its KL divergence in one pass; eps is never stored."""
+"""ops.reparameterize_kl makes a VAE's sample and its KL in one pass (the formulas: reference.py); eps is not stored."""
 
 from __future__ import annotations
 

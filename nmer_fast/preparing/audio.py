@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Stopped, UserError
-from ..files import write_atomically
+from ..files import locked, write_atomically
 
 if TYPE_CHECKING:
     from ..engine.console import Report
@@ -106,8 +106,6 @@ def extract(wavs: Path, out: Path, *, workers: int | None = None, report: Report
         raise UserError(f"out: expected a file's name that ends in .h5, got {out}")
     found = find_wavs(wavs)
     known = _known(out)
-    from ..engine.checkpoint import locked
-
     parts = out.with_name(f"{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
@@ -117,15 +115,16 @@ def extract(wavs: Path, out: Path, *, workers: int | None = None, report: Report
         tasks = [Task(name, wav, parts, known.get(name)) for name, wav in found.items()]
         outcomes = _do(tasks, workers or os.cpu_count() or 1, report)
         good = {outcome.task.name: outcome.key for outcome in outcomes if not outcome.fault}
-        if not good:
-            with suppress(OSError):
-                parts.rmdir()  # it stays if an earlier call left finished descriptors in it
-            raise UserError(f"audio-dir: expected wavs, got {len(outcomes)} bad ones, such as {_line(outcomes[0])}")
         bad = {outcome.task.name for outcome in outcomes if outcome.fault}
         keys = {name: key for name, key in known.items() if name not in bad} | good
-        if keys != known:
+        if good and keys != known:
             _pack(keys, known, parts, out)
-        shutil.rmtree(parts)
+        if good:
+            shutil.rmtree(parts)
+    if not good:
+        with suppress(OSError):
+            parts.rmdir()  # it stays if an earlier call left finished descriptors in it
+        raise UserError(f"audio-dir: expected wavs, got {len(outcomes)} bad ones, such as {_line(outcomes[0])}")
     _summarise(outcomes, len(keys), out, report)
 
 

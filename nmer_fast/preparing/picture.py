@@ -84,7 +84,7 @@ def _lengths(ax: Axes, modality: Modality) -> None:
     low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
     width = max(1, -(-(high - low + 1) // 40))
     bins = (np.arange(low, high + width + 1, width) - 0.5).tolist()
-    ax.hist(lengths, bins, color=BLUE, edgecolor="white", linewidth=0.4)
+    ax.hist(lengths, bins, color=BLUE, edgecolor=LIGHT["paper"], linewidth=0.4)
     if low == high:
         ax.set_xticks([low])
         ax.set_xlim(low - 3, low + 3)
@@ -103,7 +103,7 @@ def _values(ax: Axes, modality: Modality) -> None:
     floor = 10.0 ** np.floor(np.log10(density[density > 0].min()))
     normal = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi)
     ax.stairs(np.maximum(density, floor), edges, baseline=floor, fill=True, color=SKY)
-    ax.plot(edges, np.where(normal > floor, normal, np.nan), "--", color="black", linewidth=1.2, label="normal")
+    ax.plot(edges, np.where(normal > floor, normal, np.nan), "--", color=LIGHT["black"], linewidth=1.2, label="normal")
     for side in (-1, 1):
         ax.axvspan(side * CLIP, side * EDGE, color=RED, alpha=0.15, linewidth=0)
     ax.text(

@@ -9,14 +9,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..config import Config, NoiseConfig, describe_ratio, from_dict
+from ..config import Config, NoiseConfig, describe_snr, from_dict
 from ..engine.checkpoint import MODEL
 from ..errors import UserError
+from ..files import read_json
 from ..models import System, system_class
 from ..noise import KINDS, Conditions
-from ..sweeping.grid import DEFINITION, name_system
+from ..sweeping.grid import DEFINITION
 from ..sweeping.table import FAILED, Row, rows_of_evaluation
-from ..sweeping.work import RESULTS, read_evaluations, read_json, read_results
+from ..sweeping.work import RESULTS, read_evaluations, read_results
 from ..system_names import place_of, split_system
 from ..tables import AVERAGE
 
@@ -46,7 +47,7 @@ class Noise(NamedTuple):
             details.append(f"T {each}")
         snr_db = config.snr_db if isinstance(config.snr_db, float) else None
         if config.snr_db is not None and snr_db is None:
-            details.append(f"{describe_ratio(config.snr_db)} dB")
+            details.append(f"{describe_snr(config.snr_db)} dB")
         return cls(config.kind, snr_db, "; ".join(details))
 
     @property
@@ -83,7 +84,7 @@ class NoiseEvaluation:
     Attributes:
         noise: the noise.
         config: the noise's configuration.
-        conditions: by the name of a condition (which modalities are clean): wa, ua, f1 (fractions), n and confusion.
+        conditions: wa, ua, f1 (fractions), n and confusion, by the name of the condition (its clean modalities).
         content: the whole entry of results.json or evaluations.json.
     """
 
@@ -112,7 +113,7 @@ class Run:
     @property
     def system(self) -> str:
         """The system's name, with its modality if it has one alone, as in "unimodal.a"."""
-        return name_system(self.config.model.system, self.config.model.modality)
+        return self.config.model.label
 
     def rows(self) -> Iterator[Row]:
         """The rows that a sweep's table has, or would have, for this run."""
@@ -130,7 +131,7 @@ class Collection:
         is_sweep: whether the folder is a sweep's; otherwise it is a single run's.
         unfinished: the names of runs that have no results yet.
         failed: the error of each failed run, by the run's name.
-        missing: what the report lacks, in a line each; sections add lines while the page is made.
+        missing: one line for each thing that the report lacks; sections add lines while the page is made.
     """
 
     folder: Path
@@ -270,7 +271,7 @@ def _read_run(folder: Path, *, in_sweep: bool) -> Run:
     assert results is not None
     config = from_dict(results["config"], f"{folder / RESULTS}: ")
     entries = read_evaluations(folder)
-    if not (in_sweep and class_of(config.model.system).complete):
+    if not (in_sweep and class_of(config.model.system).trains_on_complete_data):
         entries = [{"noise": results["config"]["noise"], "seconds": results["times"]["evaluate"], **results}, *entries]
     if not in_sweep:
         entries += [entry for path in sorted(folder.glob("*.json")) for entry in _entries_of_evaluate(path, config)]

@@ -225,7 +225,7 @@ def losses(collection: Collection, system: str) -> Picture:
     runs = [run for run in collection.runs if run.system == system]
     trained: dict[Noise | None, list[Any]] = {}
     for run in runs:
-        complete = class_of(system).complete
+        complete = class_of(system).trains_on_complete_data
         trained.setdefault(None if complete else Noise.from_config(run.config.noise), []).append(run.results["losses"])
     keys = noise_keys([noise for noise in trained if noise is not None]) or {None: Key("complete data", LIGHT["blue"])}
     terms = list(dict.fromkeys(term for run in runs for epoch in run.results["losses"] for term in epoch))

@@ -44,7 +44,8 @@ class Matrix:
     Attributes:
         title: the text above the matrix.
         classes: the names of the classes.
-        rows: for each true class its name, and percent (None without samples) and count of each predicted class.
+        rows: one row for each true class: its name, and the percent (None without samples) and the count of each
+            predicted class.
     """
 
     title: str
@@ -57,7 +58,7 @@ class Block:
     """A part of a section.
 
     Attributes:
-        kind: how `content` is shown.
+        kind: the form in which `content` is shown.
         content: a Table, a Figure, matrices by system, a paragraph, the name of a PNG file (link), blocks to unfold
             (fold), or blocks by the name of an option (choice).
         label: the label of a fold or a choice.

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..config import Config, NoiseConfig
 from ..data import FeatureSet, Standardiser
 from ..engine.batches import Batches, add_noise
-from ..engine.evaluation import DRAW
-from ..engine.run import load_run, make_scheduler, prepare
+from ..engine.evaluation import EVALUATION_DRAW
+from ..engine.inputs import make_scheduler
+from ..engine.trained_model import load_model
 from ..models import NMER, Separable, System
 from ..models.if_mmin import IFMMIN
 from ..models.late_fusion import LateFusion
@@ -103,11 +104,11 @@ class RunLoader:
         Raises:
             UserError: the checkpoint or the data is missing, damaged or has changed.
         """
-        model, standardiser, config, state = load_run(folder, torch.device("cpu"))
-        key = (config.data, state["fingerprint"])
+        trained = load_model(folder, torch.device("cpu"))
+        key = (trained.config.data, trained.state["fingerprint"])
         if key not in self.sets:
-            self.sets[key] = prepare(config.data, standardiser, state, own=True)
-        return LoadedRun(model, standardiser, config, self.sets[key])
+            self.sets[key] = trained.data(trained.config.data, own=True)
+        return LoadedRun(trained.model, trained.standardiser, trained.config, self.sets[key])
 
 
 @singledispatch
@@ -159,10 +160,10 @@ def represent(loaded: LoadedRun, noise: NoiseConfig) -> Representations:
     model, seed, data = loaded.model, loaded.config.training.seed, loaded.data
     batches = Batches(data, torch.device("cpu"), loaded.config.training.batch_size, padding=noise.padding)
     scheduler = make_scheduler(loaded.standardiser.variances, noise, seed)
-    rows, rng = data.splits["test"], torch.tensor([seed, DRAW])
+    rows, rng = data.splits["test"], torch.tensor([seed, EVALUATION_DRAW])
     assert isinstance(model, Separable)
     parts: dict[str, list[Tensor]] = {}
-    for batch in batches.in_order(rows):
+    for batch in batches.sequential(rows):
         clean = model.encode(batch.features, batch.lengths)
         noisy = model.encode(add_noise(scheduler, batch, rng, "none").features, batch.lengths)
         found: dict[str, Tensor | None] = {}
@@ -240,11 +241,11 @@ def noised_utterance(loaded: LoadedRun, noises: Sequence[NoiseConfig]) -> Uttera
     among = there.nonzero()[:, 0] if there.any() else torch.arange(len(rows))
     chosen = among[lengths[:, among].sum(0).argsort(stable=True)[len(among) // 2]]
     row, lengths = int(rows[chosen]), lengths[:, chosen]
-    batch = Batches(data, torch.device("cpu"), 1).of(torch.tensor([row]))
+    batch = Batches(data, torch.device("cpu"), 1).collate(torch.tensor([row]))
     versions: list[Mapping[str, Tensor]] = [batch.features]
     for noise in noises:
         scheduler = make_scheduler(loaded.standardiser.variances, noise, seed)
-        versions.append(add_noise(scheduler, batch, torch.tensor([seed, DRAW]), "none").features)
+        versions.append(add_noise(scheduler, batch, torch.tensor([seed, EVALUATION_DRAW]), "none").features)
     images = {}
     for (name, x), length in zip(batch.features.items(), lengths.tolist(), strict=True):
         order = x[0, :length].mean(0).argsort(descending=True)

@@ -141,8 +141,10 @@ def settings(collection: Collection) -> Table:
     """A row for each field of the runs' configs with all of its values, and for each version."""
     rows = []
     configs = [asdict(run.config) for run in collection.runs]
-    for section, fields in configs[0].items():
-        rows += [Row([Cell(f"{section}.{name}"), _values(c[section][name] for c in configs)]) for name in fields]
+    for section in configs[0]:
+        for name in dict.fromkeys(name for config in configs for name in config[section]):  # systems have their own
+            values = (config[section][name] for config in configs if name in config[section])
+            rows.append(Row([Cell(f"{section}.{name}"), _values(values)]))
     versions = [run.results["versions"] for run in collection.runs]
     rows += [Row([Cell(name), _values(v.get(name) for v in versions)]) for name in versions[0]]
     return Table("settings", "Settings and versions", [_text("field"), _text("value")], rows)

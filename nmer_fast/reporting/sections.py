@@ -16,7 +16,7 @@ from ..config import NoiseConfig
 from ..engine.checkpoint import MODEL
 from ..engine.log import ACTIVE
 from ..errors import UserError
-from ..sweeping.work import read_json
+from ..files import read_json
 from ..tables import AVERAGE
 from . import figures, score_tables
 from .collection import Collection, Noise, Run, class_of, decibels

@@ -1,1 +1,1 @@
-"""Grids of runs: what they are (grid), how one is done (work), where (workers), and what comes out (table)."""
+"""Sweeps: the grid of runs (grid), doing one run (work), where runs are done (workers), the results table (table)."""

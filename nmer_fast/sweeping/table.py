@@ -1,6 +1,6 @@
-"""One tidy table of a sweep, as CSV and as SQLite: a row for each run, noise and condition.
+"""The results of a sweep as one tidy table, in CSV and SQLite: a row for each run, noise and condition.
 
-The runs' folders are the truth. Both files are made from them and replaced as a whole, so they can be read at any time.
+Both files are generated from the runs' folders and replaced atomically, so they can be read at any time.
 """
 
 from __future__ import annotations
@@ -15,26 +15,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..config import snr_column
-from ..engine.checkpoint import write_json
+from ..config import model_config, snr_column
 from ..engine.evaluation import METRICS
-from ..files import write_atomically
-from ..models.registry import system_class
-from .grid import name_system
-from .work import Failure, read_evaluations, read_json, read_results
+from ..files import read_json, write_atomically, write_json
+from ..models import system_class
+from .work import Failure, read_evaluations, read_results
 
 FAILED = "failed.json"
 TYPES = {"fold": "INTEGER", "seed": "INTEGER", "n": "INTEGER", "epoch": "INTEGER"}
-"""SQLite's, of columns that are neither text nor, as scores and seconds are, real."""
+"""The SQLite types of the integer columns; all other columns are TEXT or REAL."""
 PHASES = ("teacher", "compile", "train", "evaluate")
 Row = dict[str, Any]
 
 
 class Results:
-    """The rows of every finished run under a folder, and which runs failed; those of earlier grids too.
+    """The rows of all finished runs of a sweep, and its failed runs, including those of earlier grids in the folder.
 
     Args:
-        folder: of the sweep; its runs are in `runs`.
+        folder: the folder of the sweep; its runs are in the sub-folder `runs`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,19 +44,19 @@ class Results:
         return f"{self.folder / 'results'}.csv and .sqlite"
 
     def add(self, run: str) -> None:
-        """Read a run that has just finished, and write both files."""
+        """Read the results of a run that has just finished, and write both files."""
         self.rows[run] = rows_of(self.folder / "runs" / run)
         self.write()
         if self.failed.pop(run, None):
             write_json(self.folder / FAILED, self.failed)
 
     def fail(self, run: str, failure: Failure) -> None:
-        """Record that a run failed, until it is finished by another try."""
+        """Record that a run failed; the record is removed if the run finishes later."""
         self.failed[run] = asdict(failure)
         write_json(self.folder / FAILED, self.failed)
 
     def describe(self, run: str) -> str:
-        """A finished run in a few words: mean scores over its noises and incomplete conditions, and its time."""
+        """Return a short text about a finished run: mean WA and UA over noises and incomplete conditions, and time."""
         rows = [row for row in self.rows[run] if row["condition"] != "all"]
         partial = [row for row in rows if row["condition"] != "none"] or rows
         scores = [f"{metric.upper()} {100 * fmean(row[metric] for row in partial):.2f} %" for metric in METRICS[:2]]
@@ -67,7 +65,7 @@ class Results:
         return "  ".join([*scores, f"{shared + sum(evaluations.values()):.1f} s"])
 
     def tidy(self) -> list[Row]:
-        """All rows, in the files' order: by axes."""
+        """Return all rows, sorted by the axes of the grid, as in the files."""
         return sorted((row for rows in self.rows.values() for row in rows), key=_order)
 
     def write(self) -> None:
@@ -80,29 +78,29 @@ class Results:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """A run's rows; none before it has finished. Scores are fractions, SNRs in dB, times in seconds.
+    """Return the rows of a run, or none if it has not finished. Scores are fractions, SNRs in dB, times in seconds.
 
-    Of a run that was trained on complete data, a row's noise is that of an evaluation; `config` is the training's.
+    For a run that was trained on complete data, `noise` is the noise of an evaluation and `config` that of training.
     """
     results = read_results(folder)
     if results is None:
         return []
     config = results["config"]
     own = {"noise": config["noise"], "seconds": results["times"]["evaluate"], **results}
-    complete = system_class(config["model"]["system"]).complete
+    complete = system_class(config["model"]["system"]).trains_on_complete_data
     evaluations = read_evaluations(folder) if complete else [own]
     return [row for e in evaluations for row in rows_of_evaluation(folder.name, results, e)]
 
 
 def rows_of_evaluation(run: str, results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterable[Row]:
-    """A row for each condition of an evaluation of a run."""
+    """Yield a row for each condition of an evaluation of a run."""
     config, noise = results["config"], evaluation["noise"]
     times = {**results["times"], "evaluate": evaluation["seconds"]}
     versions = {name: version for name, version in results["versions"].items() if name != "revision"}
     for condition, scores in evaluation["conditions"].items():
         yield {
             "run": run,
-            "system": name_system(config["model"]["system"], config["model"]["modality"]),
+            "system": model_config(config["model"]).label,
             "noise": noise["kind"],
             "snr_db": snr_column(noise["snr_db"]),
             "fold": config["data"]["fold"],
@@ -120,13 +118,13 @@ def rows_of_evaluation(run: str, results: Mapping[str, Any], evaluation: Mapping
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    """By axes, strongest noise last; conditions stay as they come, for sorting is stable."""
+    """Return a row's sort key: the axes, the strongest noise last. Sorting is stable: conditions keep their order."""
     snr = -row["snr_db"] if isinstance(row["snr_db"], float) else float("inf")
     return row["system"], row["noise"], snr, row["fold"] or 0, row["seed"]
 
 
 def as_csv(columns: list[str], rows: list[Row]) -> bytes:
-    """Rows under a header."""
+    """Return the rows as CSV with a header."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -135,7 +133,7 @@ def as_csv(columns: list[str], rows: list[Row]) -> bytes:
 
 
 def _as_sqlite(columns: list[str], rows: list[Row]) -> bytes:
-    """A database of one table, `results`."""
+    """Return the rows as a SQLite database with one table, `results`."""
     text = {name for name, value in rows[0].items() if isinstance(value, str)}
     types = [f"{_quoted(name)} {'TEXT' if name in text else TYPES.get(name, 'REAL')}" for name in columns]
     with sqlite3.connect(":memory:") as database:
@@ -149,5 +147,5 @@ def _as_sqlite(columns: list[str], rows: list[Row]) -> bytes:
 
 
 def _quoted(name: str) -> str:
-    """A column's name, whatever a modality is called."""
+    """Quote a column's name for SQL; it may contain any modality's name."""
     return '"' + name.replace('"', '""') + '"'

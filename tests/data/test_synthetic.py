@@ -52,3 +52,13 @@ def test_refusals():
         synthetic(10)
     with pytest.raises(UserError, match=r"^difficulty: expected a number above 0"):
         synthetic(100, 0.0)
+
+
+def test_the_callers_default_dtype_changes_nothing():
+    """Neither the values nor their dtype."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        data = synthetic(40)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert data.fingerprint() == synthetic(40).fingerprint()

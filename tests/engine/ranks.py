@@ -1,4 +1,4 @@
-"""What tests/engine/test_distributed.py has torchrun start: python ranks.py FOLDER, in two processes or more."""
+"""The program that tests/engine/test_distributed.py starts with torchrun: python ranks.py FOLDER, in 2 or 3 ranks."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint
-from nmer_fast.engine.distributed import Ranks, join
+from nmer_fast.engine.distributed import Ranks, join_ranks
 from nmer_fast.engine.fit import Fit
 from nmer_fast.engine.trainer import noisy_step, teacher_fit, teacher_targets, train
 from nmer_fast.errors import Stopped
@@ -21,7 +21,7 @@ from nmer_fast.noise import NoiseScheduler
 from tests.engine.test_engine import CPU, QUIET, SMALL, config, dataset, scheduler
 from tests.engine.test_resume import StopAfter, assert_same
 
-MASKED = ("mctn", "late_fusion")  # means over the samples that have a modality
+MASKED = ("mctn", "late_fusion")  # their losses are means over the samples that have a modality
 STILL = replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
 
 
@@ -37,15 +37,15 @@ class Said:
 
 
 def gradients(fit):
-    """Of the first batch's loss."""
+    """Return the gradients of the loss of the first batch."""
     batch = next(fit.batches.shuffled(fit.rows, 0, 0, fit.targets))
     fit.model.train()
-    fit.ranks.objective(fit.step(batch).losses["total"], batch).backward()
+    fit.ranks.scale_loss(fit.step(batch).losses["total"], batch).backward()
     return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
 def fits(ranks, size):
-    """Of the teacher, and of systems with losses of every kind, from weights that are the same everywhere."""
+    """Return training loops of the teacher and of systems with all kinds of losses; all ranks have the same weights."""
     data, noise = dataset(), scheduler()
     batches, padded = (Batches(data, CPU, size, ranks=ranks, padding=padding) for padding in (False, True))
     torch.manual_seed(5)
@@ -61,7 +61,7 @@ def fits(ranks, size):
 
 
 def the_gradient_is_the_whole_batchs(ranks):
-    """Parts differ by a sample and in their lengths; moments, sums and counts are of all of them."""
+    """The ranks' shares differ by one sample and in length; moments, sums and counts are those of the global batch."""
     size = {2: 15, 3: 10}[ranks.size]
     for ours, alone in zip(fits(ranks, size), fits(Ranks(), size), strict=True):
         mine, theirs = gradients(ours), gradients(alone)
@@ -72,7 +72,7 @@ def the_gradient_is_the_whole_batchs(ranks):
 
 
 def all_stop_together_and_go_on_to_the_same_bits(ranks, folder):
-    """Asked of the last process alone, with dropout, in the middle of an epoch and of another, and at an epoch's end."""
+    """The request to stop comes in the last rank alone, inside two epochs and at the end of one, with dropout."""
     data, noise, cfg = dataset(val=True), scheduler(), config(epochs=3, batch_size=10, clip=1.0)
     whole = train(data, noise, cfg, CPU, QUIET, ranks=ranks)
     saved, stops = None, []
@@ -87,15 +87,15 @@ def all_stop_together_and_go_on_to_the_same_bits(ranks, folder):
         stops.append([saved[1]["fit"][name] for name in ("name", "epoch", "step_in_epoch")])
     assert stops == [["teacher", 0, 2], ["nmer", 0, 1], ["nmer", 1, 1]], stops
     resumed = train(data, noise, cfg, CPU, QUIET, folder=folder, saved=saved, ranks=ranks)
-    if ranks.first:
+    if ranks.is_main:
         assert_same(whole, resumed)
     return saved
 
 
 def dropout_differs(ranks):
-    """Between processes: otherwise equal positions of their rows would be dropped together."""
+    """Dropout differs between ranks; otherwise the same positions in their rows would be dropped together."""
     torch.manual_seed(0)
-    ranks.seed_generators(0)
+    torch.manual_seed(ranks.dropout_seed(0))
     draws = ranks.gather({"x": torch.rand(8)})
     assert len({tuple(x.tolist()) for x in draws.values()}) == ranks.size
 
@@ -119,7 +119,7 @@ def parameters_are_the_same_everywhere(ranks):
 
 def main():
     folder, compiled = Path(sys.argv[1]), len(sys.argv) > 2
-    ranks = join(CPU)
+    ranks = join_ranks(CPU)
     the_gradient_is_the_whole_batchs(ranks)
     dropout_differs(ranks)
     parameters_are_the_same_everywhere(ranks)
@@ -127,7 +127,7 @@ def main():
     if compiled:
         the_compiled_step_is_one_graph(ranks)
     dist.barrier()
-    if ranks.first:
+    if ranks.is_main:
         assert saved[1]["ranks"] == ranks.size
         (folder / "done.json").write_text(json.dumps({"ranks": ranks.size}))
     dist.destroy_process_group()

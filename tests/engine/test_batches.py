@@ -1,4 +1,4 @@
-"""The way from features to batches: length buckets, what is gathered where, one batch ahead."""
+"""Collating of batches: bucketing by length, the device of the gathering, and prefetching of one batch."""
 
 import threading
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 
 from nmer_fast.data import FeatureSet, Ragged, Standardiser, read_store, write_store
 from nmer_fast.engine import batches as module
-from nmer_fast.engine.batches import Batches, ahead
-from nmer_fast.engine.evaluation import evaluate, measure, of_system
+from nmer_fast.engine.batches import Batches, prefetch
+from nmer_fast.engine.evaluation import evaluate, evaluate_predictor, predictor_of
 from nmer_fast.engine.trainer import train
 from nmer_fast.models import NMER, Targets
 from tests.ops import contract
@@ -23,7 +23,7 @@ ALL = torch.arange(203)
 
 
 def ragged_dataset(n=203):
-    """Lengths from 1 to 90, each modality with its own, as different as in real speech."""
+    """Return samples of 1 to 90 steps; each modality has its own lengths, which vary as much as in real speech."""
     generator = torch.Generator().manual_seed(0)
     base = 12 * (0.7 * torch.randn(n, generator=generator)).exp()
     modalities = {}
@@ -37,18 +37,18 @@ def ragged_dataset(n=203):
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- what a batch holds
+# ---------------------------------------------------------------- the contents of a batch
 
 
 def test_a_batch_is_what_standardising_first_and_padding_by_hand_gives(tmp_path):
-    """To the bit, from memory and from a packed store; and nothing is copied for it."""
+    """Batches equal manual standardising and padding bit for bit, from memory and from a packed store, uncopied."""
     raw = ragged_dataset()
     write_store(raw, tmp_path / "x.safetensors")
     rows = torch.tensor([7, 202, 7, 0])
     for data in (raw, read_store(tmp_path / "x.safetensors")):
         fitted = Standardiser.fit(data)
         standardised = fitted(data)
-        batch = Batches(standardised, CPU, 8).of(rows)
+        batch = Batches(standardised, CPU, 8).collate(rows)
         for name, r in raw.modalities.items():
             assert standardised.modalities[name].stored is data.modalities[name].stored
             scaled = ((r.values - fitted.mean[name]) / fitted.std[name]).clamp(-10, 10)
@@ -61,7 +61,7 @@ def test_a_batch_is_what_standardising_first_and_padding_by_hand_gives(tmp_path)
         assert torch.equal(batch.labels, raw.labels[rows])
 
 
-# ---------------------------------------------------------------- length buckets
+# ---------------------------------------------------------------- bucketing by length
 
 
 @pytest.mark.parametrize("buckets", [1, 2, 3, 8, 100])
@@ -90,7 +90,7 @@ def test_without_buckets_the_order_is_a_plain_shuffle():
 
 
 def test_a_pool_is_shuffled_rows_cut_by_cost():
-    """The pools are those of the plain shuffle; inside one no batch reaches into another's costs."""
+    """The pools are those of plain shuffling; within a pool, the batches' ranges of costs do not overlap."""
     data = ragged_dataset()
     plain, bucketed = (Batches(data, CPU, 16, buckets=k) for k in (1, 4))
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
@@ -104,17 +104,17 @@ def test_a_pool_is_shuffled_rows_cut_by_cost():
     orders = [torch.cat(bucketed.order(ALL, *key)).tolist() for key in ((0, 0), (0, 1), (1, 0))]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     turns = [next(i for i, pool in enumerate(pools) if int(part[0]) in pool) for part in bucketed.order(ALL, 1, 0)]
-    assert turns != sorted(turns)  # the batches are shuffled, across the pools
+    assert turns != sorted(turns)  # the order of batches is shuffled across the pools
 
 
 def test_the_cost_is_a_batch_of_ones_own():
     batches = Batches(ragged_dataset(), CPU, 1)
     for row in (0, 17, 202):
-        assert batches.cost[row] == sum(x.numel() for x in batches.of(torch.tensor([row])).features.values())
+        assert batches.cost[row] == sum(x.numel() for x in batches.collate(torch.tensor([row])).features.values())
 
 
 def test_buckets_spare_padding():
-    """On lengths of log-normal spread, in the values that an epoch's batches hold."""
+    """With log-normally distributed lengths, bucketing reduces the number of values in an epoch's batches."""
     data = ragged_dataset()
     made = {
         k: sum(x.numel() for b in Batches(data, CPU, 16, buckets=k).shuffled(ALL, 0, 0) for x in b.features.values())
@@ -140,7 +140,7 @@ def test_evaluation_by_length_predicts_the_same():
     batches = Batches(data, CPU, 8)
     assert batches.by_length(rows).tolist() != rows.tolist()
     as_they_stand, by_length = (
-        measure(of_system(model), batches, rows, noise, 0),
+        evaluate_predictor(predictor_of(model), batches, rows, noise, 0),
         evaluate(model, batches, rows, noise, 0),
     )
     assert by_length.conditions == as_they_stand.conditions
@@ -153,26 +153,26 @@ def test_where_predictions_depend_on_batch_mates_evaluation_keeps_the_order(leak
     data, seen = Standardiser.fit(data)(data), []
     model = NMER(data.dims, 2, replace(SMALL, tokens="batch" if leak == "tokens" else "one"))
     batches = Batches(data, CPU, 8, padding=leak == "padding")
-    real = batches.of
-    monkeypatch.setattr(batches, "of", lambda rows, **options: seen.append(rows) or real(rows, **options))
+    real = batches.collate
+    monkeypatch.setattr(batches, "collate", lambda rows, **options: seen.append(rows) or real(rows, **options))
     evaluate(model, batches, data.splits["test"], scheduler(), 0, allow_leak=True)
     assert torch.equal(torch.cat(seen), data.splits["test"])
 
 
-# ---------------------------------------------------------------- where it is gathered
-# The meta device stands for another one: it has no values, so whatever the host read of it would raise.
+# ---------------------------------------------------------------- the device of the gathering
+# The meta device stands in for a GPU: it has no values, so any read by the host raises an error.
 
 
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("fits", [True, False])
 def test_on_another_device(fits, padding, monkeypatch):
-    """Features move once and are gathered there, or are gathered by the CPU: the same shapes, and no value is read."""
+    """Features are copied once and gathered on the device, or gathered by the CPU; shapes agree; no value is read."""
     data = ragged_dataset()
     data = Standardiser.fit(data)(data)
     size = sum(r.stored.nbytes for r in data.modalities.values())
     monkeypatch.setattr(module, "free_bytes", lambda device: 2 * size if fits else 2 * size - 1)
     there, here = (Batches(data, device, 16, padding=padding, buckets=2) for device in (META, CPU))
-    assert there.resident == fits
+    assert there.on_device == fits
     assert {r.stored.device for r in there.features.values()} == {META if fits else CPU}
     targets = Targets(torch.zeros(203, 3), torch.zeros(203, 3))
     moved = Targets(*(t.to(META) for t in vars(targets).values()))
@@ -187,11 +187,11 @@ def test_on_another_device(fits, padding, monkeypatch):
 
 
 def test_what_does_not_fit_is_gathered_by_the_cpu_to_the_same_bits(monkeypatch):
-    """Without another device: batches that a thread makes ahead are those that are made in turn."""
+    """Without a second device: prefetched batches equal batches that are made in turn."""
     data = ragged_dataset()
     batches = Batches(Standardiser.fit(data)(data), CPU, 16, buckets=3)
     in_turn = list(batches.shuffled(ALL, 1, 4))
-    batches.resident = False
+    batches.on_device = False
     made_ahead = list(batches.shuffled(ALL, 1, 4))
     assert len(in_turn) == len(made_ahead) == 13
     for a, b in zip(in_turn, made_ahead, strict=True):
@@ -207,11 +207,11 @@ def test_one_ahead_and_no_more():
             made.append(i)
             yield i
 
-    for i in ahead(make()):
+    for i in prefetch(make()):
         used.append(i)
         assert len(made) <= i + 2
     assert used == [0, 1, 2, 3, 4]
-    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 def test_what_goes_wrong_ahead_is_raised_and_who_stops_early_leaves_no_thread():
@@ -219,11 +219,11 @@ def test_what_goes_wrong_ahead_is_raised_and_who_stops_early_leaves_no_thread():
         yield 0
         raise ValueError("the disk is gone")
 
-    batches = ahead(make())
+    batches = prefetch(make())
     assert next(batches) == 0
     with pytest.raises(ValueError, match="the disk is gone"):
         next(batches)
-    early = ahead(iter(range(10)))
+    early = prefetch(iter(range(10)))
     assert next(early) == 0
     early.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]

@@ -1,6 +1,7 @@
-"""Nothing is lost: processes killed at any moment, damaged files, full disks, and what dead runs leave behind."""
+"""Crashes: processes killed at any moment, damaged files, full disks, and leftovers of killed processes."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -17,9 +18,10 @@ from nmer_fast import files
 from nmer_fast import train as command
 from nmer_fast.command import fail_in_one_line
 from nmer_fast.engine import saving
-from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest, locked, save_checkpoint
+from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest, save_checkpoint
 from nmer_fast.engine.trainer import train
 from nmer_fast.errors import Stopped, UserError
+from nmer_fast.files import locked
 
 from .test_engine import CPU, QUIET, config, dataset, scalars, scheduler
 from .test_resume import StopAfter, assert_same
@@ -29,9 +31,9 @@ QUICK = ("--size", "40", "--epochs", "5", "--log-every", "1", *(word for each in
 SAVING = """
 import runpy
 from nmer_fast.engine import saving
-saving.SECONDS = 0.0  # after every epoch
+saving.SAVE_INTERVAL_S = 0.0  # after every epoch
 runpy.run_module("nmer_fast.train", run_name="__main__", alter_sys=True)
-"""  # python -m nmer_fast.train, in a hurry to save
+"""  # python -m nmer_fast.train, which saves after every epoch
 
 
 def options_of(folder):
@@ -47,13 +49,13 @@ def start(*arguments, output=subprocess.DEVNULL):
 
 
 def run_or_resume(folder):
-    """What a user does after a crash; before there is a run, the first command again."""
+    """Do what a user does after a crash: resume, or repeat the first command if there is no run yet."""
     begun = (folder / "config.json").exists()
     return start("--resume", folder, "--log-every", "1") if begun else start(*QUICK, "--out", folder)
 
 
 def kill_when(process, moment, delay=0.0):
-    """SIGKILL some seconds after a moment has come; whether it came before the end."""
+    """Send SIGKILL some seconds after a condition holds; return whether that was before the process ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and not moment():
         assert time.monotonic() < deadline
@@ -72,7 +74,7 @@ def finish(folder):
 
 
 def assert_same_run(folder, whole):
-    """Weights, results but for times, and every TensorBoard scalar but for speeds, to the bit; and nothing left over."""
+    """Weights, results except times, and TensorBoard scalars except speeds agree bit for bit; no file is left over."""
     ours, theirs = load_checkpoint(folder)[0], load_checkpoint(whole)[0]
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -90,28 +92,28 @@ def assert_same_run(folder, whole):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nobody disturbs, and its seconds."""
+    """Return an uninterrupted run and its duration in seconds."""
     folder, begin = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
     finish(folder)
     return folder, time.monotonic() - begin
 
 
 def test_killed_in_every_phase(whole, tmp_path):
-    """While it starts, in the teacher's epochs, in a save, in NMER's epochs, between checkpoint and results."""
+    """Kill at the start, in the teacher's epochs, in a save, in NMER's epochs, and between checkpoint and results."""
     folder, chance = tmp_path / "run", random.Random(0)
     saved = folder / "resume.json"
 
     def epochs(name, count):
-        """Whether the last saved state is that far."""
+        """Return whether the last saved state has reached that number of epochs."""
         fit = json.loads(saved.read_text())["fit"] if saved.exists() else {"name": "", "epoch": -1}
         return fit["name"] == name and fit["epoch"] >= count
 
     kills = [
-        (lambda: (folder / "config.json").exists(), 0.0),  # nothing is saved yet
+        (lambda: (folder / "config.json").exists(), 0.0),  # no state is saved yet
         (lambda: epochs("teacher", 1) and any(folder.glob(".resume-*.safetensors.*")), 0.0),  # half-written weights
         (lambda: epochs("nmer", chance.randrange(1, 4)), chance.uniform(0, 0.1)),
         (lambda: any(folder.glob(".checkpoint-*.safetensors.*")), 0.0),
-        (lambda: (folder / "checkpoint.json").exists(), 0.0),  # in the evaluation
+        (lambda: (folder / "checkpoint.json").exists(), 0.0),  # during the evaluation
     ]
     for number, (moment, delay) in enumerate(kills):
         assert kill_when(run_or_resume(folder), moment, delay), number
@@ -123,7 +125,7 @@ def test_killed_in_every_phase(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_times(seed, whole, tmp_path):
-    """Twenty times, from the first import to the last file."""
+    """Kill twenty times, between the first import and the last file."""
     folder, chance = tmp_path / "run", random.Random(seed)
     for _ in range(20):
         if (folder / "results.json").exists():
@@ -131,18 +133,18 @@ def test_killed_at_random_times(seed, whole, tmp_path):
         kill_when(run_or_resume(folder), lambda: True, chance.uniform(0.4, 1) * whole[1])
     if not (folder / "results.json").exists():
         finish(folder)
-    if (folder / "resume.json").exists():  # killed between results and cleaning up
+    if (folder / "resume.json").exists():  # killed between writing the results and the clean-up
         with pytest.raises(UserError, match="which is finished"):
             command.run(command.Options(resume=folder), quiet=True)
     assert_same_run(folder, whole[0])
 
 
-# ---------------------------------------------------------------- damage
+# ---------------------------------------------------------------- damaged files
 
 
 @pytest.fixture(scope="module")
 def two_states(tmp_path_factory):
-    """A folder with a state of NMER's first epoch and one of its second, and the model of an undisturbed training."""
+    """Return a folder with states of NMER's first and second epoch, and the model of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("states")
     data, noise, cfg = dataset(), scheduler(), config(epochs=3)
     with pytest.raises(Stopped):
@@ -187,7 +189,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_state_before_a_damaged_one_serves(damage, two_states, tmp_path):
-    """It says so in one line, ends in the same bits, and the next save does not replace the good one by the bad."""
+    """A damaged state falls back to the previous one.
+
+    One line says so, the result has the same bits, and the next save does not replace the undamaged state by the
+    damaged one.
+    """
     folder, undisturbed = shutil.copytree(two_states[0], tmp_path / "run"), two_states[1]
     harm, message = DAMAGES[damage]
     harm(folder / "resume.json")
@@ -223,18 +229,18 @@ def test_two_damaged_states_are_one_clear_line(other, two_states, tmp_path):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """A run of this process that nobody disturbs."""
+    """Return the folder of an uninterrupted run in this process."""
     folder = tmp_path_factory.mktemp("calm") / "run"
     command.run(options_of(folder), quiet=True)
     return folder
 
 
 def in_step(number, act):
-    """Instead of Saver.after_step, in the number-th step of NMER that does not end an epoch."""
+    """Return a replacement of Saver.after_step that acts in NMER's number-th step that does not end an epoch."""
     steps = []
 
-    def after_step(self, fit):
-        steps.extend([1] if fit.name == "nmer" else [])
+    def after_step(self, snapshot):
+        steps.extend([1] if snapshot.__self__.name == "nmer" else [])
         if len(steps) == number:
             act()
 
@@ -246,8 +252,8 @@ def crash():
 
 
 def test_the_command_says_which_state_it_takes(calm, tmp_path, monkeypatch, capsys):
-    """On stderr, and ends as an undisturbed run."""
-    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    """The command reports on stderr which state it resumes from, and gives the results of an uninterrupted run."""
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(saving.Saver, "after_step", in_step(3, crash))
         with pytest.raises(RuntimeError, match="the machine died"):
@@ -267,7 +273,10 @@ def test_the_command_says_which_state_it_takes(calm, tmp_path, monkeypatch, caps
 
 
 class Disk:
-    """Counts writes, fsyncs and renames, and fails the n-th like a full disk, a write after half of it is done."""
+    """A replacement of the file system that counts writes, fsyncs and renames, and fails the n-th.
+
+    It fails like a full disk: a write fails after half of its content.
+    """
 
     def __init__(self, patch, fail_at=None):
         self.fail_at, self.calls = fail_at, []
@@ -311,11 +320,11 @@ def save_third(folder):
     save_checkpoint(folder, RESUME, {**tensors, "third": torch.ones(1)}, {**kept, "third": True}, keep_before=True)
 
 
-FILES = 3  # tensors, the JSON of the state before, the new JSON
+FILES = 3  # the tensors, the previous state's JSON, the new JSON
 
 
 def test_files_and_folder_are_on_the_disk_in_this_order(two_states, tmp_path, monkeypatch):
-    """Each file whole before it gets its name, each name before the next file; what names the tensors comes last."""
+    """Each file is synced before its renaming, and each renaming before the next file; the JSON comes last."""
     folder = shutil.copytree(two_states[0], tmp_path / "run")
     disk = Disk(monkeypatch)
     save_third(folder)
@@ -333,7 +342,7 @@ def test_a_full_disk_at_any_moment_leaves_a_whole_state(fail_at, two_states, tmp
     assert str(folder / "resume") in error.value.filename
     assert not list(folder.glob(".*"))
     state = load_newest(folder, RESUME, pytest.fail)[1]
-    assert state.get("third", False) == (fail_at == 4 * FILES - 1)  # all but the folder's last fsync is needed
+    assert state.get("third", False) == (fail_at == 4 * FILES - 1)  # only the folder's last fsync may be missing
     assert load_checkpoint(folder / "resume.before.json")[1]["fit"]["epoch"] <= 1
     save_third(folder)
     assert load_newest(folder, RESUME, pytest.fail)[1]["third"]
@@ -342,7 +351,7 @@ def test_a_full_disk_at_any_moment_leaves_a_whole_state(fail_at, two_states, tmp
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a disk of some megabytes."""
+    """Mount a disk of a few megabytes."""
     mounted = []
 
     def mount(size):
@@ -362,10 +371,10 @@ def small_disk(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_real_full_disk_stops_in_one_line_and_training_goes_on_from_it(calm, small_disk, monkeypatch, capfd):
-    """While NMER trains somebody else fills the disk; once there is room, the run ends as if nothing had been."""
+    """Another process fills the disk during NMER's training; once space is free, resuming gives the usual results."""
     folder = small_disk("500m") / "run"
     ballast = folder.with_name("ballast")
-    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 0.0)
 
     def fill():
         with pytest.raises(OSError, match="No space left"):
@@ -387,7 +396,7 @@ def test_a_real_full_disk_stops_in_one_line_and_training_goes_on_from_it(calm, s
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 @pytest.mark.parametrize("size", ["4k", "20m"])
 def test_a_disk_too_small_to_begin(size, small_disk, capfd):
-    """For TensorBoard's first entry, or for the first state: one line."""
+    """The disk is too small for TensorBoard's first entry or for the first state; the error is one line."""
     options = options_of(small_disk(size) / "run")
     assert fail_in_one_line(lambda: command.run(options, quiet=True)) == 2
     (line,) = capfd.readouterr().err.splitlines()
@@ -395,7 +404,7 @@ def test_a_disk_too_small_to_begin(size, small_disk, capfd):
     assert "No space left on device" in line
 
 
-# ---------------------------------------------------------------- what others leave, and others at work
+# ---------------------------------------------------------------- leftovers of killed processes, and other processes
 
 
 def test_what_dead_runs_left_goes_at_the_next_save(two_states, tmp_path):
@@ -414,6 +423,17 @@ def test_what_dead_runs_left_goes_at_the_next_save(two_states, tmp_path):
     assert left.isdisjoint(dead)
     assert left >= set(others)
     assert load_newest(folder, RESUME, pytest.fail)[1]["third"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_worked_on_all_the_same(number, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path):
+        (tmp_path / "file").write_text("written")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""Training in several processes under torchrun is training in one: noise, losses, gradients; stops and resumes."""
+"""Training under torchrun equals training in one process: noise, losses, gradients, stops and resuming."""
 
 import json
 import os
@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from nmer_fast.config import PRESETS, Config, NMERConfig, NoiseConfig
+from nmer_fast.config import Config, NoiseConfig, preset
 from nmer_fast.engine.batches import Batches, add_noise
 from nmer_fast.engine.checkpoint import RESUME, load_checkpoint, load_newest
 from nmer_fast.engine.distributed import Ranks
 from nmer_fast.engine.trainer import all_sizes_differ, compiled, noisy_step, train
 from nmer_fast.errors import UserError
-from nmer_fast.models import make_system
+from nmer_fast.models import NMERConfig, make_system
 
 from .ranks import Said
 from .test_engine import CPU, SMALL, config, dataset, scalars, scheduler
@@ -42,13 +42,13 @@ def ended(process):
     return stdout, stderr
 
 
-# ---------------------------------------------------------------- one process at a time
+# ---------------------------------------------------------------- ranks without torchrun
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("kind", ["gaussian", "impulse"])
 def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
-    """Bit for bit, with its condition; and every row is some process's, in order."""
+    """Noise and conditions agree bit for bit, and the ranks' rows are all rows of the batch, in order."""
     data, noise = dataset(), scheduler(kind=kind)
     whole = list(Batches(data, CPU, 11).shuffled(data.splits["train"], 3, 7))
     parts = [
@@ -56,7 +56,7 @@ def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
     ]
     for batch, *own in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([part.sample_ids for part in own]), batch.sample_ids)
-        assert {part.whole for part in own} == {len(batch.labels)}
+        assert {part.global_size for part in own} == {len(batch.labels)}
         expected = add_noise(noise, batch, batch.rng)
         noised = [add_noise(noise, part, part.rng) for part in own]
         assert torch.equal(torch.cat([each.condition for each in noised]), expected.condition)
@@ -74,7 +74,7 @@ def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
 @pytest.mark.parametrize(
     ("cfg", "rows", "match"),
     [
-        (PRESETS["released"], 100, r"^model.tokens: expected one or modality in 2 processes, got batch$"),
+        (preset("released"), 100, r"^model.tokens: expected one or modality in 2 processes, got batch$"),
         (
             Config(model=NMERConfig(classifier_batch_norm=True)),
             100,
@@ -93,9 +93,17 @@ def test_every_sample_has_the_noise_that_one_process_gives_it(size, kind):
     ],
 )
 def test_what_depends_on_batch_mates_is_refused(cfg, rows, match):
+    leaks = cfg.model.tokens == "batch"
     with pytest.raises(UserError, match=match):
-        Ranks(1, 2).check(cfg, rows)
-    Ranks().check(cfg, rows)
+        Ranks(1, 2).check(cfg, rows, leaks)
+    Ranks().check(cfg, rows, leaks)
+
+
+def test_a_system_of_another_package_whose_predictions_depend_on_the_batch_is_refused():
+    with pytest.raises(
+        UserError, match=r"^model.system: expected one whose predictions do not depend on the batch in 2"
+    ):
+        Ranks(1, 2).check(Config(), 100, depends_on_batch=True)
 
 
 def test_padding_that_counts_is_the_whole_batchs():
@@ -109,7 +117,7 @@ def test_padding_that_counts_is_the_whole_batchs():
 
 @pytest.mark.parametrize("name", ["late_fusion", "mctn"])
 def test_a_parts_step_is_one_graph(name, monkeypatch):
-    """Dynamo's part, over two epochs of batches whose sizes and lengths change: the whole batch's vary too."""
+    """Dynamo compiles one graph for a rank's share of batches, although the sizes of share and global batch change."""
     data, noise, cfg = dataset(70), scheduler(), config(replace(SMALL, system=name))
     model, real = make_system(data.dims, 2, cfg.model), torch.compile
     monkeypatch.setattr(torch, "compile", lambda step, **options: real(step, backend="eager", **options))
@@ -119,7 +127,7 @@ def test_a_parts_step_is_one_graph(name, monkeypatch):
     for rows in (data.splits["train"], data.splits["test"]):
         for epoch in range(2):
             for batch in batches.shuffled(rows, 0, epoch):
-                assert batch.whole > len(batch.labels)
+                assert batch.global_size > len(batch.labels)
                 step(batch)
     assert counters["stats"]["unique_graphs"] == 1
 
@@ -129,7 +137,7 @@ def test_a_parts_step_is_one_graph(name, monkeypatch):
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradients_stops_and_bits(processes, tmp_path):
-    """What tests/engine/ranks.py asserts in each process; then one process goes on from their state, and says so."""
+    """tests/engine/ranks.py checks every rank; then one process resumes their state and reports the change."""
     arguments = [ROOT / "tests" / "engine" / "ranks.py", tmp_path, *(["compiled"] if processes == 3 else [])]
     _, stderr = ended(torchrun(processes, *arguments))
     assert "Warning" not in stderr
@@ -157,7 +165,7 @@ ARGUMENTS = [
 
 
 def test_the_loss_curve_is_one_processs(tmp_path):
-    """Every step of an epoch of teacher and NMER within 1e-5, in batches of 9: 5 and 4. One process writes."""
+    """The losses of each step agree within 1e-5, for teacher and NMER, in batches of 9: 5 and 4 samples a rank."""
     arguments = [*ARGUMENTS, "--epochs", "1", "--set", "training.teacher_epochs=1"]
     for setting in STILL:
         arguments += ["--set", setting]
@@ -176,11 +184,11 @@ def test_the_loss_curve_is_one_processs(tmp_path):
             assert values == pytest.approx([value for _, value in theirs[tag]], rel=1e-5, abs=1e-7), (name, tag)
     weights = [load_checkpoint(folder)[0] for folder in (two, one)]
     for name, t in weights[0].items():
-        torch.testing.assert_close(t, weights[1][name], rtol=0, atol=5e-5)  # four steps of Adam at 1e-4
+        torch.testing.assert_close(t, weights[1][name], rtol=0, atol=5e-5)  # four steps of Adam at lr 1e-4
 
 
 def test_sigterm_stops_all_after_the_same_step(tmp_path):
-    """It is said once, and --resume under torchrun goes on from there."""
+    """The stop is announced once, and --resume under torchrun continues from the saved state."""
     arguments = [*ARGUMENTS, "--epochs", "12", "--set", "training.teacher_epochs=1"]
     folder = tmp_path / "run"
     process = torchrun(2, *arguments, "--out", folder)
@@ -205,7 +213,7 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path):
-    """What was saved is whole."""
+    """The saved state is undamaged."""
     folder = tmp_path / "run"
     process = torchrun(2, *ARGUMENTS, "--epochs", "300", "--set", "training.teacher_epochs=1", "--out", folder)
     for line in process.stdout:

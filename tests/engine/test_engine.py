@@ -1,4 +1,4 @@
-"""Batches, metrics, paired evaluation, checkpoints, and the compiled step."""
+"""Batches, metrics, paired evaluation, training, checkpoints, and the compiled step."""
 
 import json
 from dataclasses import replace
@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from nmer_fast.config import Config, NMERConfig, TrainingConfig
+from nmer_fast.config import Config, TrainingConfig
 from nmer_fast.data import FeatureSet, Ragged, Standardiser, synthetic
 from nmer_fast.engine.batches import Batches, add_noise
 from nmer_fast.engine.checkpoint import load_checkpoint, save_checkpoint
 from nmer_fast.engine.console import Report
-from nmer_fast.engine.evaluation import DRAW, evaluate, score
+from nmer_fast.engine.evaluation import EVALUATION_DRAW, evaluate, score
 from nmer_fast.engine.fit import lr_factor
 from nmer_fast.engine.log import Log
 from nmer_fast.engine.trainer import teacher_fit, teacher_targets, train
 from nmer_fast.errors import UserError
 from nmer_fast.files import write_atomically
-from nmer_fast.models import NMER, Batch, Teacher
+from nmer_fast.models import NMER, Batch, NMERConfig, Teacher
 from nmer_fast.noise import NoiseScheduler
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ SMALL = NMERConfig(layers=1, feedforward=16, latent=8)
 
 
 def dataset(n=60, val=False, seed=0):
-    """Classes that the first feature tells apart, in sequences of 0 to 11 steps."""
+    """Return samples of 0 to 11 steps whose classes the first feature separates."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     modalities = {}
@@ -70,7 +70,7 @@ def test_every_row_once_in_an_order_of_seed_and_epoch():
     assert torch.equal(orders[0], orders[3])
     assert not torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
-    assert batches.count(rows) == len(list(batches.in_order(rows)))
+    assert batches.count(rows) == len(list(batches.sequential(rows)))
 
 
 def test_targets_go_with_their_rows():
@@ -83,9 +83,9 @@ def test_targets_go_with_their_rows():
 
 
 def test_padding_that_counts_reaches_noise_and_encoders():
-    """As the released code: a present sample is as long as its batch; an absent one stays absent."""
+    """As in the released code, a present sample is as long as its batch, and an absent sample stays absent."""
     data = dataset()
-    plain, padded = (Batches(data, CPU, 60, padding=padding).of(torch.arange(20)) for padding in (False, True))
+    plain, padded = (Batches(data, CPU, 60, padding=padding).collate(torch.arange(20)) for padding in (False, True))
     for name, lengths in plain.lengths.items():
         steps = plain.features[name].shape[1]
         assert torch.equal(padded.lengths[name], torch.where(lengths > 0, steps, 0))
@@ -105,7 +105,7 @@ def test_padding_that_counts_leaves_the_realised_snr_to_real_steps():
     for padding in (False, True):
         batches = Batches(data, CPU, 100, padding=padding)
         stats = sum(
-            add_noise(noise, b, torch.tensor([1, 2]), "none").stats for b in batches.in_order(torch.arange(200))
+            add_noise(noise, b, torch.tensor([1, 2]), "none").stats for b in batches.sequential(torch.arange(200))
         )
         assert all(abs(snr + 10) < 0.3 for snr in noise.realised_snr_db(stats).values())
 
@@ -135,14 +135,14 @@ def test_a_class_without_samples_does_not_count():
 
 
 def test_paired_evaluation_equals_one_pass_for_each_condition():
-    """Encoding each modality twice and reusing it gives what noising and running the model per condition gives."""
+    """Encoding each modality twice and reusing it equals noise and a forward pass for each condition."""
     data, noise = dataset(), scheduler(seed=5)
     model, batches, rows = NMER(data.dims, 2, SMALL).eval(), Batches(data, CPU, 16), data.splits["test"]
     result = evaluate(model, batches, rows, noise, seed=5)
-    rng = torch.tensor([5, DRAW])
+    rng = torch.tensor([5, EVALUATION_DRAW])
     for name in noise.conditions.names:
         predicted = []
-        for b in batches.in_order(rows):
+        for b in batches.sequential(rows):
             noised = noise(b.features, lengths=b.lengths, sample_ids=b.sample_ids, rng=rng, condition=name)
             predicted.append(model(Batch(noised.features, b.lengths, b.labels, b.sample_ids)).logits.argmax(1))
         assert result.conditions[name] == score(torch.cat(predicted), data.labels[rows], 2)
@@ -206,7 +206,7 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_the_best_epoch_on_val_is_kept(monkeypatch):
-    """With val scores that peak in epoch 2, the weights of epoch 2 are what remains."""
+    """With val scores that peak in epoch 2, the model ends with the weights of epoch 2."""
     from nmer_fast.engine import trainer
 
     data, real, seen, ua = dataset(val=True), evaluate, [], iter([0.1, 0.9, 0.9])
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 
 def test_every_sub_network_is_clipped():
-    """By hand, from the gradients that the optimizer gets: each part has the norm asked for, which is below its own."""
+    """Each sub-network's gradient, as the optimizer gets it, has the maximum norm, below its norm before clipping."""
     data, seen = dataset(), []
     cfg = config(epochs=1, teacher_epochs=1, clip=1e-3, teacher_clip=1e-3, clip_each=True)
     real = torch.optim.AdamW.step
@@ -248,9 +248,9 @@ def test_every_sub_network_is_clipped():
         trained = train(data, scheduler(), cfg, CPU, QUIET)
     assert seen
     of = dict(zip(trained.model.parameters(), seen[-1], strict=True))
-    norms = [torch.stack([of[p].norm() for p in part.parameters()]).norm() for part in trained.model.parts()]
+    norms = [torch.stack([of[p].norm() for p in part.parameters()]).norm() for part in trained.model.clip_groups()]
     assert all(norm <= 1e-3 * (1 + 1e-4) for norm in norms)
-    assert sum(norm > 0.9e-3 for norm in norms) == len(norms)  # each at its own limit, not all together
+    assert sum(norm > 0.9e-3 for norm in norms) == len(norms)  # each sub-network is at its own limit, not their sum
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
@@ -275,7 +275,7 @@ def scalars(folder):
 
 
 def test_tensorboard_has_every_scalar(tmp_path):
-    """Losses every so many steps, the rest once an epoch; means agree with the history."""
+    """Losses are logged every few steps and all other scalars once an epoch; their means agree with the history."""
     data, cfg = dataset(val=True), config(epochs=3, clip=1.0)
     trained = train(data, scheduler(), cfg, CPU, QUIET, log=Log(tmp_path, every=1))
     nmer, teacher = scalars(tmp_path / "nmer"), scalars(tmp_path / "teacher")
@@ -301,7 +301,7 @@ def test_tensorboard_has_every_scalar(tmp_path):
 
 
 def test_really_missing_modalities():
-    """Train lacks v for most and l for some, test lacks others, some samples lack everything: all stays finite."""
+    """All is finite if train lacks v for most samples and l for some, test lacks others, and some lack everything."""
     data = dataset(200)
     generator = torch.Generator().manual_seed(1)
     modalities = {}
@@ -349,7 +349,7 @@ def test_any_number_of_modalities_trains(m):
 
 
 def test_under_autocast_training_is_nearly_the_same():
-    """Weights stay float32, losses stay within bf16's rounding of float32's, and fall."""
+    """Weights stay float32; losses agree with float32's within bfloat16's rounding, and decrease."""
     data = dataset()
     exact, low = (
         train(data, scheduler(), config(epochs=4, teacher_epochs=1, lr=1e-3, amp=amp), CPU, QUIET)
@@ -366,7 +366,7 @@ def test_learning_rate_is_constant_for_half_then_linear():
 
 
 def test_the_compiled_step_is_one_graph_and_trains_as_eager_does():
-    """No dropout, so both draw no other random numbers: the losses agree, over batches of changing size and length."""
+    """Losses of the compiled and the eager step agree, over batches of changing size and length, without dropout."""
     data, model = dataset(70), replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
     data = replace(data, modalities={name: data.modalities[name] for name in "al"})
     noise = NoiseScheduler({"a": 1.0, "l": 1.0}, snr_db=-10)
@@ -410,7 +410,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     tensors, state = load_checkpoint(tmp_path)
     assert state["epoch"] == 0
     assert tensors["w"].tolist() == [0, 0]
-    assert len(list(tmp_path.iterdir())) == 2  # no half-written file stays
+    assert len(list(tmp_path.iterdir())) == 2  # no partially written file is left
 
 
 def test_write_atomically_replaces_whole_files(tmp_path):
@@ -440,7 +440,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_synthetic_data_is_as_hard_as_it_says():
-    """Clean WA alone and together: about 67, 57, 65 and 80 %, within 5 points (one standard error is 2.6)."""
+    """Clean WA of a, v, l and of all is about 67, 57, 65 and 80 %, within 5 points (the standard error is 2.6)."""
     raw = synthetic()
     data = Standardiser.fit(raw)(raw)
     for names, expected in {"a": 0.67, "v": 0.57, "l": 0.65, "avl": 0.80}.items():
@@ -450,7 +450,7 @@ def test_the_synthetic_data_is_as_hard_as_it_says():
         teacher = Teacher(part.dims, 4, NMERConfig(), 0.01)
         teacher_fit(teacher, batches, Config()).run(QUIET)
         teacher.eval()
-        test = batches.of(part.splits["test"])
+        test = batches.collate(part.splits["test"])
         assert (teacher(test).logits.argmax(1) == test.labels).float().mean().item() == pytest.approx(
             expected, abs=0.05
         )

@@ -1,4 +1,4 @@
-"""Too little memory is foreseen, and the foresight is about right; nothing leaks."""
+"""Memory estimates are about right, runs that do not fit are refused before they start, and training does not leak."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nmer_fast.config import NMERConfig
+from nmer_fast.config import ModelConfig, model_config
 from nmer_fast.data import Ragged, memory_limits
 from nmer_fast.engine import memory, saving, trainer
 from nmer_fast.engine.log import Log
@@ -63,12 +63,12 @@ SIZE = 32
 
 
 def of(name, dims):
-    return NMERConfig(system=name, modality=next(iter(dims)) if name == "unimodal" else None)
+    return model_config({"system": name, **({"modality": next(iter(dims))} if name == "unimodal" else {})})
 
 
 @cache
 def measured(shapes):
-    """Peak resident memory of a training step by system, each in a process of its own."""
+    """Return the peak resident memory of a training step of each system, each measured in its own process."""
     command = [sys.executable, "-c", MEASURE, str(shapes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return dict(map(json.loads, done.stdout.splitlines()))
@@ -77,16 +77,16 @@ def measured(shapes):
 @pytest.mark.parametrize("shapes", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_step_takes_about_what_is_foreseen(name, shapes):
-    """Within 25 %, whatever the system: MCTN, which keeps all states of all translations, takes several times NMER's."""
+    """The estimate is within 25 % for each system; MCTN (all translations) takes several times as much as NMER."""
     dims, steps = SHAPES[shapes]
     foreseen = memory.step_bytes(dims, 4, of(name, dims), steps, SIZE, CPU)
     assert foreseen / measured(shapes)[name] == pytest.approx(1, abs=0.25)
 
 
 def test_weights_have_gradients_and_moments():
-    """Of a step of next to nothing they are all."""
-    weights = sum(p.nbytes for p in make_system({"a": 3}, 2, NMERConfig()).parameters())
-    foreseen = memory.step_bytes({"a": 3}, 2, NMERConfig(), {"a": 8}, 1, CPU)
+    """For a step on almost no data, the estimate is the memory of weights, gradients and moments."""
+    weights = sum(p.nbytes for p in make_system({"a": 3}, 2, ModelConfig()).parameters())
+    foreseen = memory.step_bytes({"a": 3}, 2, ModelConfig(), {"a": 8}, 1, CPU)
     assert 4 * weights <= foreseen < 4.5 * weights
 
 
@@ -98,7 +98,7 @@ def test_the_reference_takes_more(monkeypatch):
 
 
 def test_long_sequences_that_cannot_fit_are_refused():
-    """One sequence of 40 million steps of a feature: small on disk, some 2 TB in a step."""
+    """One sequence of 40 million steps with one feature is small on disk, but takes some 2 TB in a step."""
     data = dataset()
     lengths = torch.ones(60, dtype=torch.int64)
     lengths[3] = 40_000_000
@@ -120,22 +120,23 @@ def test_free_memory_is_no_more_than_a_containers_limit(tmp_path, monkeypatch):
     assert memory.free_bytes(CPU) == pytest.approx(unlimited, rel=0.5)
 
 
-# ---------------------------------------------------------------- leaks
+# ---------------------------------------------------------------- memory leaks
 
 
 def left_by_epochs(folder, monkeypatch):
-    """Bytes of tensors that each epoch but the first allocated and did not free, of teacher and system, by torch's count.
+    """Return the bytes of tensors, by torch's count, that each epoch but the first allocated and did not free.
 
-    Those that the autograd graph alone holds are counted too.
+    They are listed for teacher and system. Tensors that only the autograd graph holds are included.
     """
     left, running, real = {"teacher": [], "nmer": []}, [], saving.Saver.after_epoch
 
-    def after_epoch(self, fit):
-        real(self, fit)
+    def after_epoch(self, snapshot):
+        real(self, snapshot)
+        fit = snapshot.__self__
         if running:
             counter = running.pop()
             counter.__exit__(None, None, None)
-            if fit.epoch > 2:  # the first makes the optimizer's state, and what of it is replaced was not seen to begin
+            if fit.epoch > 2:  # epoch 1 allocates the optimizer's state, and frees older tensors
                 left[fit.name].append(sum(event.self_cpu_memory_usage for event in counter.events()))
         if fit.epoch < fit.epochs:
             running.append(profile(activities=[ProfilerActivity.CPU], profile_memory=True).__enter__())
@@ -154,14 +155,14 @@ def left_by_epochs(folder, monkeypatch):
 
 
 def test_an_epoch_leaves_nothing_behind(tmp_path, monkeypatch):
-    """To the byte, with validation, saving and logging."""
-    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    """No byte is left, with validation, saving and logging."""
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 0.0)
     assert left_by_epochs(tmp_path, monkeypatch) == {"teacher": [0, 0], "nmer": [0, 0]}
 
 
 @pytest.mark.parametrize("what", [lambda batch, output: output.losses["total"], lambda batch, output: batch.features])
 def test_a_leak_would_be_seen(what, tmp_path, monkeypatch):
-    """A loss of 4 bytes, or a batch's features."""
+    """The counter notices a leak, of a loss of 4 bytes or of a batch's features."""
     kept, real = [], trainer.noisy_step
 
     def leaking(*arguments):
@@ -181,15 +182,18 @@ def test_a_leak_would_be_seen(what, tmp_path, monkeypatch):
 
 
 def test_freed_memory_goes_back_to_the_system(tmp_path, monkeypatch):
-    """Malloc alone keeps 180 MB of freed blocks, since one in fifty of them is still used; whoever saves gives them back."""
+    """Saving returns freed memory.
+
+    Without that, malloc keeps 180 MB of freed blocks, because one in fifty is still in use.
+    """
     blocks = [bytearray(60_000) for _ in range(3000)]
     kept = blocks[::50]
     del blocks
     before = psutil.Process().memory_info().rss
-    memory.give_back()
+    memory.release_freed_memory()
     assert before - psutil.Process().memory_info().rss > 100e6
     assert len(kept) == 60
     calls = []
-    monkeypatch.setattr(saving, "give_back", lambda: calls.append(1))
+    monkeypatch.setattr(saving, "release_freed_memory", lambda: calls.append(1))
     trainer.train(dataset(), scheduler(), config(), CPU, QUIET, folder=tmp_path)
     assert calls

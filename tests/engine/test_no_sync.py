@@ -1,4 +1,4 @@
-"""A training step never waits for the device: under fake tensors, which hold no values, every host read raises."""
+"""A training step never waits for the device: fake tensors hold no values, so every read by the host fails."""
 
 from dataclasses import replace
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from nmer_fast.config import PRESETS, Config, NMERConfig, TrainingConfig
+from nmer_fast.config import Config, TrainingConfig, preset
 from nmer_fast.data import synthetic
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.fit import Fit
-from nmer_fast.engine.run import make_scheduler
+from nmer_fast.engine.inputs import make_scheduler
 from nmer_fast.engine.saving import Saver
 from nmer_fast.engine.stopping import StopRequest
 from nmer_fast.engine.trainer import noisy_step, teacher_fit
-from nmer_fast.models import NMER, Batch, Output, Targets, Teacher
+from nmer_fast.models import NMER, Batch, NMERConfig, Output, Targets, Teacher
 
 CPU = torch.device("cpu")
 SMALL = NMERConfig(layers=1, feedforward=16, latent=8)
@@ -23,12 +23,12 @@ ROWS = DATA.splits["train"]
 CONFIGS = {
     "paper": Config(model=SMALL),
     "six tokens, clipped": Config(model=replace(SMALL, tokens="modality"), training=TrainingConfig(clip=0.5)),
-    "released": replace(PRESETS["released"], model=replace(PRESETS["released"].model, layers=1)),
+    "released": replace(preset("released"), model=replace(preset("released").model, layers=1)),
 }
 
 
 class OnDevice(Batches):
-    """Batches gathered where values can be read, and then turned into what stands for the device's."""
+    """A data loader that gathers batches with values, then converts them to fake tensors on the device."""
 
     def __init__(self, data, size, padding, mode):
         super().__init__(data, CPU, size, padding=padding)
@@ -52,11 +52,11 @@ def fake(batch, mode):
 
 
 def train_nmer(config, spoil=lambda output: None):
-    """An epoch of the engine's own steps; the batches are made first, since gathering is the host's work."""
+    """Train an epoch with the engine's own steps; batches are made beforehand, because gathering runs on the host."""
     mode = FakeTensorMode()
     batches = OnDevice(DATA, 12, config.noise.padding, mode)
     assert len(batches.prepared) == 2
-    scheduler = make_scheduler(dict.fromkeys(DATA.dims, 1.0), config.noise, 0)  # the host's arithmetic
+    scheduler = make_scheduler(dict.fromkeys(DATA.dims, 1.0), config.noise, 0)  # this computation runs on the host
     for name, buffer in list(scheduler.named_buffers()):
         setattr(scheduler, name, mode.from_tensor(buffer))
     with mode:

@@ -1,4 +1,4 @@
-"""Stopping and going on: the same bits as without a stop, wherever it comes; signals; saved states."""
+"""Resuming: a run stopped anywhere gives the same bits as an uninterrupted run; signals; saved states."""
 
 import signal
 import subprocess
@@ -20,12 +20,12 @@ from nmer_fast.noise import NoiseScheduler
 
 from .test_engine import CPU, QUIET, SMALL, config, dataset, scalars, scheduler
 
-assert SMALL.dropout > 0  # so that a random generator out of step shows
+assert SMALL.dropout > 0  # so that a wrong state of a random generator is noticed
 QUICK = ("--size", "40", "--set", "model.layers=1", "--set", "training.teacher_epochs=2", "--epochs", "10")
 
 
 class StopAfter(StopRequest):
-    """Asked to stop once it has been looked at so many times: once after every step."""
+    """A request to stop that becomes true after a number of checks; it is checked once after every step."""
 
     signal = signal.SIGTERM
 
@@ -38,8 +38,8 @@ class StopAfter(StopRequest):
 
 
 def stop_and_go_on(data, noise, cfg, looks, folder):
-    """Train with a stop after so many steps, then from the saved state to the end."""
-    torch.manual_seed(77)  # whatever state the process's generator is in
+    """Train with a stop after some steps, then resume from the saved state and train to the end."""
+    torch.manual_seed(77)  # resuming must not depend on the state of the process's generator
     with pytest.raises(Stopped):
         train(data, noise, cfg, CPU, QUIET, folder=folder, request=StopAfter(looks))
     saved = load_checkpoint(folder, RESUME)
@@ -55,7 +55,7 @@ def assert_same(a, b):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-# Two teacher epochs of two steps, then three epochs of two: looks are counted once a step.
+# The teacher has two epochs of two steps, NMER three epochs of two steps; there is one check a step.
 @pytest.mark.parametrize(
     ("looks", "where"),
     [
@@ -69,7 +69,7 @@ def assert_same(a, b):
     ],
 )
 def test_a_stop_anywhere_changes_no_bit(looks, where, tmp_path):
-    """With dropout, BatchNorm, a val split whose best epoch is kept, and clipping."""
+    """The run has dropout, BatchNorm, a val split whose best epoch is kept, and gradient clipping."""
     data, noise = dataset(val=True), scheduler()
     cfg = config(replace(SMALL, classifier_batch_norm=True), epochs=3, clip=1.0, clip_each=True)
     whole = train(data, noise, cfg, CPU, QUIET)
@@ -90,7 +90,7 @@ def test_stopping_twice_changes_no_bit(tmp_path):
 
 
 def test_a_stop_changes_no_bit_under_compile(tmp_path):
-    """With dropout, so Inductor's random numbers go on where they were. One modality: a small graph compiles sooner."""
+    """Inductor's random numbers for dropout continue. One modality gives a small graph, which compiles sooner."""
     data, noise, cfg = dataset(), NoiseScheduler({"l": 1.0}, snr_db=-10), config(compile=True)
     data = replace(data, modalities={"l": data.modalities["l"]})
     whole = train(data, noise, cfg, CPU, QUIET)
@@ -100,17 +100,17 @@ def test_a_stop_changes_no_bit_under_compile(tmp_path):
 
 
 def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
-    """After a crash the last one serves; with one an epoch, a crash in epoch 3 loses no more than that epoch."""
-    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    """With one saved state an epoch, a crash in epoch 3 loses that epoch at most."""
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 0.0)
     data, noise, cfg, calls = dataset(), scheduler(), config(epochs=3), []
     whole = train(data, noise, cfg, CPU, QUIET)
 
-    def crash(fit):
-        calls.append(fit)
+    def crash(snapshot):
+        calls.append(snapshot)
         if len(calls) == 5:
             raise RuntimeError("the machine died")
 
-    monkeypatch.setattr(saving.Saver, "after_step", lambda self, fit: crash(fit))
+    monkeypatch.setattr(saving.Saver, "after_step", lambda self, snapshot: crash(snapshot))
     with pytest.raises(RuntimeError, match="the machine died"):
         train(data, noise, cfg, CPU, QUIET, folder=tmp_path)
     monkeypatch.undo()
@@ -120,13 +120,14 @@ def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_becomes_nan_keeps_the_last_good_state(tmp_path, monkeypatch):
-    """A weight poisoned in epoch 3: the step and term are named, and the state of epoch 2 stays and is finite."""
-    monkeypatch.setattr(saving, "SECONDS", 0.0)
+    """A weight becomes NaN in epoch 3: the error names the step and the loss, and epoch 2's finite state is kept."""
+    monkeypatch.setattr(saving, "SAVE_INTERVAL_S", 0.0)
     data, noise, cfg, steps = dataset(), scheduler(), config(epochs=4), []
 
-    def poison(self, fit):
+    def poison(self, snapshot):
+        fit = snapshot.__self__
         steps.append(fit.name)
-        if steps.count("nmer") == 3:  # after the first step of epoch 3: its second sees it
+        if steps.count("nmer") == 3:  # after the first step of epoch 3, so that the second step sees it
             with torch.no_grad():
                 fit.model.to_logvar.weight.fill_(float("nan"))
 
@@ -139,15 +140,16 @@ def test_a_loss_that_becomes_nan_keeps_the_last_good_state(tmp_path, monkeypatch
 
 
 def test_a_nan_is_not_saved_on_request(tmp_path, monkeypatch):
-    """Asked to stop while the loss is already NaN, the good state stays."""
+    """A request to stop while the loss is already NaN keeps the last finite state."""
     data, noise, cfg = dataset(), scheduler(), config(teacher_epochs=1, epochs=3)
     real, seen = saving.Saver.after_step, []
 
-    def poison(self, fit):
+    def poison(self, snapshot):
+        fit = snapshot.__self__
         seen.append(fit.name)
         if fit.name == "nmer":
             fit.records["cls"][-1] = torch.tensor(float("nan"))
-        real(self, fit)
+        real(self, snapshot)
 
     monkeypatch.setattr(saving.Saver, "after_step", poison)
     with pytest.raises(UserError, match=r"^nmer: the loss 'cls' became nan at step 1 of epoch 1"):
@@ -166,7 +168,7 @@ def start(folder):
 
 
 def wait_for(process, text):
-    """Read on until a line holds the text."""
+    """Read lines until one contains the text."""
     deadline = time.monotonic() + 120
     for line in process.stdout:
         if text in line:
@@ -176,7 +178,7 @@ def wait_for(process, text):
 
 
 def stop(folder, number):
-    """Send the signal in epoch 3 of NMER; exit status and stderr."""
+    """Send the signal in epoch 3 of NMER; return the exit status and stderr."""
     process = start(folder)
     wait_for(process, "nmer 2/10")
     process.send_signal(number)
@@ -223,7 +225,7 @@ def test_resume_refuses_other_data_and_damage(tmp_path):
     refused({"fit": {"name": "nmer"}}, r"^resume: expected a whole state of this run, got")
     refused({"fit": []}, r"^resume: expected a whole state of this run, got")
     save_checkpoint(folder, RESUME, tensors, state)
-    (folder / "resume.before.json").unlink()  # which would serve: test_crash.py
+    (folder / "resume.before.json").unlink()  # the fallback, which test_crash.py tests
     path = folder / "resume.json"
     whole = path.read_text()
     for old, new, match in (
@@ -237,7 +239,7 @@ def test_resume_refuses_other_data_and_damage(tmp_path):
 
 
 def test_tensorboard_is_whole_after_a_stop_at_an_epochs_end_and_inside_one(tmp_path):
-    """Every step and epoch once, as in a run that was not stopped."""
+    """Every step and epoch is logged exactly once, as in an uninterrupted run."""
     data, noise, cfg = dataset(), scheduler(), config(epochs=3)
     train(data, noise, cfg, CPU, QUIET, log=Log(tmp_path / "whole", every=1))
     for looks in (5, 6):  # after epoch 1 of NMER, and after a step of epoch 2
@@ -257,7 +259,7 @@ def test_tensorboard_is_whole_after_a_stop_at_an_epochs_end_and_inside_one(tmp_p
 
 @pytest.mark.parametrize("moment", ["teacher 2/2", "synthetic:"])
 def test_sigterm_before_nmer_trains(moment, tmp_path):
-    """In the teacher's epochs, or as soon as it says what data it has: status 0, and how to go on."""
+    """SIGTERM in the teacher's epochs, or right after the line about the data: status 0, and how to resume."""
     process = start(tmp_path / "run")
     wait_for(process, moment)
     process.terminate()
@@ -269,26 +271,26 @@ def test_sigterm_before_nmer_trains(moment, tmp_path):
 
 
 def test_sigterm_before_anything_is_saved(tmp_path):
-    """While it still imports and loads: status 0 all the same, and no traceback."""
+    """SIGTERM during imports and loading gives status 0, too, and no traceback."""
     process = start(tmp_path / "run")
     time.sleep(1.5)
     process.terminate()
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr
-    assert process.returncode in (0, -signal.SIGTERM)  # the latter before Python itself has begun to run the command
+    assert process.returncode in (0, -signal.SIGTERM)  # the signal itself, if Python had not started to run the command
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_final_evaluation_keeps_the_state(number, tmp_path, monkeypatch):
-    """It says how to go on, and going on gives the results."""
-    from nmer_fast.engine import evaluation
+    """The error message says how to resume, and resuming gives the results."""
+    from nmer_fast.engine import run as engine
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(None, number)
 
     options = command.Options(size=40, epochs=1, settings=("training.teacher_epochs=1",), out=tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", interrupted)
+        patch.setattr(engine, "evaluate", interrupted)
         with pytest.raises(Stopped) as stop:
             command.run(options, quiet=True)
     assert (stop.value.folder, stop.value.signal) == (tmp_path / "run", number)

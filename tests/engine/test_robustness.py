@@ -1,4 +1,4 @@
-"""Sweeps of noise, for checkpoints and for anybody's model."""
+"""Evaluation under several noises, of checkpoints and of any user's model."""
 
 import csv
 import json
@@ -11,9 +11,9 @@ import torch
 from nmer_fast.config import Config, NoiseConfig, override
 from nmer_fast.data import Ragged
 from nmer_fast.engine.batches import Batches
-from nmer_fast.engine.evaluation import measure
-from nmer_fast.engine.robustness import Point, Robustness
-from nmer_fast.engine.run import make_scheduler
+from nmer_fast.engine.evaluation import evaluate_predictor
+from nmer_fast.engine.inputs import make_scheduler
+from nmer_fast.engine.robustness_table import Point, Robustness
 from nmer_fast.errors import UserError
 from nmer_fast.evaluate import robustness
 from nmer_fast.noise import NoiseScheduler, variance
@@ -22,13 +22,13 @@ from .test_engine import dataset
 
 
 def first_column_of_a(features):
-    """A model that knows the made-up data's secret in modality a alone."""
+    """A model that uses the rule of the artificial data in modality a alone."""
     sums = features["a"][..., 0].sum(1)
     return torch.stack([-sums, sums], dim=1)
 
 
 def test_the_noise_is_the_contracts_and_the_accuracy_is_the_models():
-    """Each point by hand: the same noise, the model's own answers, accuracy counted."""
+    """Each noise's accuracy equals one computed by hand from the same noise and the model's predictions."""
     data = dataset(200)
     result = robustness(
         first_column_of_a, data, noise=("gaussian", "impulse"), snr_db=(0.0, -30.0), seed=3, batch_size=7
@@ -49,7 +49,7 @@ def test_the_noise_is_the_contracts_and_the_accuracy_is_the_models():
             right = first_column_of_a(features).argmax(1) == data.labels[rows]
             assert point.evaluation.conditions[name].wa == pytest.approx(right.float().mean().item())
     clean, loud = (result.points[i].evaluation.conditions for i in (0, 1))
-    assert clean["all"].wa == loud["all"].wa == loud["av"].wa > 0.9  # a is clean in both
+    assert clean["all"].wa == loud["all"].wa == loud["av"].wa > 0.9  # a is clean in both conditions
     assert loud["v"].wa < 0.75
 
 
@@ -92,7 +92,7 @@ def test_the_caption_passes_over_a_modality_that_is_absent():
     variances = dict.fromkeys("avl", 1.0)
     data = replace(data, modalities={**data.modalities, "a": nothing}, splits=test_only)
     noise = NoiseScheduler(variances, snr_db=0.0)
-    evaluation = measure(
+    evaluation = evaluate_predictor(
         lambda batch, noisy, which: torch.stack([first_column_of_a(noisy)] * len(which)),
         Batches(data, torch.device("cpu"), 16), data.splits["test"], noise, 0,
     )  # fmt: skip
@@ -136,17 +136,17 @@ def test_only_conditions_without_an_average_make_a_table_too():
 
 
 def test_a_range_of_snrs_is_said_in_words_and_measured():
-    """Trained or evaluated under mixed intensities, one point: its SNR is no number, and no error is made of it."""
+    """Under mixed intensities, the SNR is shown as text, and no error of the realised SNR is computed."""
     config, data = override(Config(), {"noise.snr_db": {"a": [-20, 0], "v": -10, "l": -10}}), dataset()
     variances = {m: variance(r.take(data.splits["train"]).values) for m, r in data.modalities.items()}
     scheduler = make_scheduler(variances, config.noise, 0)
     logits = torch.zeros(8, 1, 2)
-    evaluation = measure(
+    evaluation = evaluate_predictor(
         lambda batch, noisy, is_noisy: logits.expand(8, len(batch.labels), 2),
         Batches(data, torch.device("cpu"), 16), data.splits["test"], scheduler, 0,
     )  # fmt: skip
     assert evaluation.snr_db["v"] == pytest.approx(-10, abs=1)
-    assert -8 < evaluation.snr_db["a"] < 0  # dominated by the loudest signals
+    assert -8 < evaluation.snr_db["a"] < 0  # the loudest signals dominate
     result = Robustness("mixed", [Point(config.noise, evaluation)])
     assert {row["snr_db"] for row in result.rows()} == {"a -20 to 0, v -10, l -10"}
     assert "realised SNR" not in str(result)

@@ -1,8 +1,8 @@
-"""Every system through the one trainer: one graph when compiled, resumed to the same bits, evaluated in pairs."""
+"""Every system with the one trainer: it compiles to one graph, resumes to the same bits, and is evaluated in pairs."""
 
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,12 +12,12 @@ from torch._dynamo.utils import counters
 
 from nmer_fast import evaluate as evaluate_command
 from nmer_fast import train as train_command
-from nmer_fast.config import from_dict
+from nmer_fast.config import from_dict, model_config
 from nmer_fast.engine.batches import Batches
 from nmer_fast.engine.checkpoint import load_checkpoint
-from nmer_fast.engine.evaluation import DRAW, of_system
+from nmer_fast.engine.evaluation import EVALUATION_DRAW, predictor_of
 from nmer_fast.engine.log import Log
-from nmer_fast.engine.run import load_run
+from nmer_fast.engine.trained_model import load_model
 from nmer_fast.engine.trainer import train
 from nmer_fast.errors import UserError
 from nmer_fast.models import SYSTEMS, Batch, Output, System, make_system, system_class
@@ -32,7 +32,7 @@ STILL = replace(SMALL, dropout=0.0, transformer_dropout=0.0, classifier_dropout=
 
 
 def of(name, base=SMALL):
-    return replace(base, system=name, modality="l" if name == "unimodal" else None)
+    return model_config({**asdict(base), "system": name} | ({"modality": "l"} if name == "unimodal" else {}))
 
 
 def has_teacher(name):
@@ -42,7 +42,7 @@ def has_teacher(name):
 @EVERY
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_stop_changes_no_bit(name, after, tmp_path):
-    """Inside an epoch and at the end of one, with dropout; the teacher, where there is one, takes 4 steps before it."""
+    """The stop is inside an epoch or at its end, with dropout; the teacher, if there is one, takes 4 steps first."""
     data, noise, cfg = dataset(), scheduler(), config(of(name), epochs=3)
     whole = train(data, noise, cfg, CPU, QUIET)
     looks = after - 1 + (4 if has_teacher(name) else 0)
@@ -53,7 +53,7 @@ def test_a_stop_changes_no_bit(name, after, tmp_path):
 
 
 def one_graph(name):
-    """Eager and compiled, over batches of changing size and length: the losses agree."""
+    """Losses of the compiled and the eager step agree over batches of changing size and length."""
     data, noise = dataset(70), NoiseScheduler({"a": 1.0, "l": 1.0}, snr_db=-10)
     data = replace(data, modalities={m: data.modalities[m] for m in "al"})
     counters.clear()
@@ -68,14 +68,14 @@ def one_graph(name):
 
 @EVERY
 def test_the_compiled_step_is_one_graph(name, monkeypatch):
-    """Dynamo's part, in seconds; the code that Inductor makes of each graph is tested by `make test-slow`."""
+    """This tests Dynamo's part, in seconds; `make test-slow` tests the code that Inductor generates."""
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda step, **options: real(step, backend="eager", **options))
     one_graph(name)
 
 
 def test_a_summed_kl_is_one_graph_too(monkeypatch):
-    """It is the mean times the whole batch's samples, which no graph is compiled for."""
+    """The sum is the mean times the size of the global batch, on which no graph may be specialised."""
     monkeypatch.setattr(sys.modules[__name__], "STILL", replace(STILL, kl="sum"))
     test_the_compiled_step_is_one_graph("nmer", monkeypatch)
 
@@ -94,9 +94,9 @@ def test_paired_evaluation_equals_one_pass_for_each_condition(name):
 
 
 def assert_as_one_pass_each(model, batches, rows, noise):
-    """Logits, not scores: a model that has learnt nothing may say the same class under every condition."""
-    predict, rng = of_system(model), torch.tensor([5, DRAW])
-    for b in batches.in_order(rows):
+    """Compare logits, not scores: an untrained model may predict the same class under every condition."""
+    predict, rng = predictor_of(model), torch.tensor([5, EVALUATION_DRAW])
+    for b in batches.sequential(rows):
         own = {"lengths": b.lengths, "sample_ids": b.sample_ids, "rng": rng}
         noisy = {c: noise(b.features, condition=c, **own).features for c in noise.conditions.names}
         with torch.no_grad():
@@ -107,7 +107,7 @@ def assert_as_one_pass_each(model, batches, rows, noise):
 
 
 class EarlyFusion(System):
-    """Reads the first steps of all modalities at once, so nothing is encoded apart."""
+    """A system that reads the first steps of all modalities together, so that no modality is encoded independently."""
 
     def __init__(self, dims, classes, config):
         super().__init__(dims, classes, config)
@@ -122,14 +122,14 @@ class EarlyFusion(System):
 
 
 def test_a_system_that_is_not_separable_runs_once_for_each_condition(monkeypatch):
-    monkeypatch.setitem(SYSTEMS, "early_fusion", EarlyFusion)
+    monkeypatch.setitem(SYSTEMS.own, "early_fusion", f"{__name__}:EarlyFusion")
     data, noise = dataset(), scheduler(seed=5)
     trained = train(data, noise, config(of("early_fusion")), CPU, QUIET)
     assert_as_one_pass_each(trained.model, Batches(data, CPU, 16), data.splits["test"], noise)
 
 
 class Transposed(EarlyFusion):
-    """Its first weight stands transposed in memory."""
+    """A system whose first weight is stored transposed."""
 
     def __init__(self, dims, classes, config):
         super().__init__(dims, classes, config)
@@ -137,8 +137,8 @@ class Transposed(EarlyFusion):
 
 
 def test_a_stop_changes_no_bit_where_weights_are_not_contiguous(tmp_path, monkeypatch):
-    """A file keeps no strides, and the fused optimizer pairs a weight with its moments by their place in memory."""
-    monkeypatch.setitem(SYSTEMS, "transposed", Transposed)
+    """A file stores no strides, but the fused optimizer pairs weights and moments by their position in memory."""
+    monkeypatch.setitem(SYSTEMS.own, "transposed", f"{__name__}:Transposed")
     data, noise, cfg = dataset(), scheduler(), config(of("transposed"), epochs=3, lr=1e-2)
     whole = train(data, noise, cfg, CPU, QUIET)
     assert_same(whole, stop_and_go_on(data, noise, cfg, 2, tmp_path)[0])
@@ -155,9 +155,9 @@ class Seen(EarlyFusion):
 
 @pytest.mark.parametrize("complete", [False, True])
 def test_a_system_is_told_what_is_noisy(complete, monkeypatch):
-    """Noise where it says so and nowhere else, or none at all for what is trained on complete data."""
-    monkeypatch.setitem(SYSTEMS, "seen", Seen)
-    monkeypatch.setattr(Seen, "complete", complete)
+    """`noisy` marks exactly the modalities with noise; for systems that are trained on complete data it is None."""
+    monkeypatch.setitem(SYSTEMS.own, "seen", f"{__name__}:Seen")
+    monkeypatch.setattr(Seen, "trains_on_complete_data", complete)
     Seen.batches.clear()
     train(dataset(), scheduler(), config(of("seen"), epochs=1), CPU, QUIET)
     assert len(Seen.batches) == 2
@@ -189,17 +189,17 @@ QUICK = {"size": 40, "epochs": 1, "settings": ("model.layers=1", "training.teach
 
 @pytest.mark.parametrize("name", ["late_fusion", "mctn"])
 def test_train_and_evaluate_by_name(name, tmp_path):
-    """Checkpoint, config and results carry the name, and evaluation rebuilds the system."""
+    """Checkpoint, config and results contain the system's name, and evaluation reconstructs the system."""
     results = train_command.run(train_command.Options(system=name, out=tmp_path, **QUICK), quiet=True)
     assert results["system"] == results["config"]["model"]["system"] == name
     assert load_checkpoint(tmp_path)[1]["system"] == name
-    assert type(load_run(tmp_path, CPU)[0]) is SYSTEMS[name]
+    assert type(load_model(tmp_path, CPU).model) is system_class(name)
     again = evaluate_command.run(evaluate_command.Options(tmp_path), quiet=True).points[0].evaluation
     assert again.as_dict()["conditions"] == results["conditions"]
 
 
 def test_a_config_without_the_field_means_nmer():
-    """So do the checkpoints that carry such a config."""
+    """The same holds for checkpoints with such a config."""
     assert from_dict({"model": {"latent": 32}}).model.system == "nmer"
 
 
@@ -209,7 +209,7 @@ def test_what_a_system_cannot_do_is_refused(tmp_path):
         ({"system": "unimodal"}, r"^model.modality: expected one of a, v, l for unimodal, got none"),
         (
             {"settings": ("model.modality=a",)},
-            r"^modality: expected with the system unimodal alone, got it beside nmer",
+            r"^model.modality: no such field of nmer; expected classifier, .*, transformer_dropout$",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -218,7 +218,7 @@ def test_what_a_system_cannot_do_is_refused(tmp_path):
 
 
 def test_the_released_settings_leak_in_nmer_alone(tmp_path):
-    """MEN has no attention over the batch, so its run needs no --allow-leak."""
+    """MEN has no attention over the batch, so its run does not need --allow-leak."""
     options = {**QUICK, "preset": "released", "out": tmp_path}
     with pytest.raises(UserError, match=r"^tokens: model.tokens=batch \(released code\) lets a prediction depend"):
         train_command.run(train_command.Options(**options), quiet=True)
@@ -226,15 +226,15 @@ def test_the_released_settings_leak_in_nmer_alone(tmp_path):
 
 
 def test_the_example_of_adding_a_system(tmp_path, monkeypatch):
-    """The page's file of at most 40 lines and its line in the registry: trained, evaluated, paired, one graph."""
+    """The documented system of at most 55 lines, with its line in the registry, trains, evaluates and compiles."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "adding_a_system.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    (name, made) = re.findall(r'^    "(\w+)": (\w+),$', page, re.M)[0]
-    assert len(code.splitlines()) <= 40
+    (name, path) = re.findall(r'^ +"(\w+)": "([\w.]+:\w+)",$', page, re.M)[0]
+    assert len(code.splitlines()) <= 55
     module = ModuleType(f"nmer_fast.models.{name}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # where Dynamo looks it up
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # Dynamo looks the module up there
     exec(code, vars(module))
-    monkeypatch.setitem(SYSTEMS, name, getattr(module, made))
+    monkeypatch.setitem(SYSTEMS.own, name, path)
     results = train_command.run(train_command.Options(system=name, out=tmp_path, **QUICK), quiet=True)
     assert {"cls", "gate", "total"} == results["losses"][0].keys()
     again = evaluate_command.run(evaluate_command.Options(tmp_path), quiet=True).points[0].evaluation

@@ -1,4 +1,4 @@
-"""The roofline's reading of machine code: known paths, known pipes, and gates that can be lost."""
+"""The roofline reads machine code: it follows known paths, knows the pipes, and its gates can fail."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ launches, machine_code, roofline = map(importlib.import_module, ("launches", "ma
 
 
 def code(*lines):
-    """(predicated, opcode, operands) at 0, 16, 32, ..."""
+    """Place instructions (predicated, opcode, operands) at 0, 16, 32, ..."""
     return [machine_code.Instruction(16 * i, *line) for i, line in enumerate(lines)]
 
 

@@ -1,18 +1,18 @@
-"""Dropout on a CPU: masks of the library's noise, distributed and scaled as torch's."""
+"""Dropout on a CPU: the masks come from this library's noise; distribution and scale are those of torch's dropout."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nmer_fast.config import NMERConfig
+from nmer_fast.config import model_config
 from nmer_fast.models import SYSTEMS, make_system
 from nmer_fast.models.dropout import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_a_value_is_dropped_with_probability_p_or_scaled(p):
-    """Shares of zeros, overall and of each row, within 5 standard errors."""
+    """The share of zeros, over all values and in each row, is within 5 standard errors of p."""
     y = Dropout(p)(torch.full((64, 5000), 3.0))
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 3 / (1 - p)))
     zeros, error = (y == 0).double(), (p * (1 - p)) ** 0.5
@@ -21,7 +21,7 @@ def test_a_value_is_dropped_with_probability_p_or_scaled(p):
 
 
 def test_values_rows_and_calls_are_dropped_apart():
-    """Correlations of masks: of neighbours, of rows, and of one call with the next, within 5 standard errors."""
+    """Masks of neighbours, of rows and of consecutive calls are uncorrelated, within 5 standard errors."""
     drop, x = Dropout(0.5), torch.ones(64, 5000)
     a, b = (drop(x) - 1 for _ in "ab")
     for one, other in ((a, b), (a[1:], a[:-1]), (a[:, 1:], a[:, :-1])):
@@ -59,7 +59,7 @@ def test_dtypes_stay(dtype):
 
 
 def test_elsewhere_it_is_torchs(monkeypatch):
-    """Where one kernel draws, masks and scales."""
+    """On other devices torch's dropout is used, where one kernel draws the mask and scales."""
     calls, real = [], F.dropout
     monkeypatch.setattr(F, "dropout", lambda x, p: calls.append((x.device.type, p)) or real(x, p))
     Dropout(0.5)(torch.ones(2, 3, device="meta"))
@@ -69,7 +69,7 @@ def test_elsewhere_it_is_torchs(monkeypatch):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_drops_so(name):
-    config = NMERConfig(system=name, modality="l" if name == "unimodal" else None)
+    config = model_config({"system": name, **({"modality": "l"} if name == "unimodal" else {})})
     model = make_system({"a": 2, "l": 3}, 2, config)
     assert any(isinstance(m, Dropout) for m in model.modules())
     assert not any(isinstance(m, nn.Dropout) for m in model.modules())

@@ -1,4 +1,4 @@
-"""Encoders against PyTorch's own layers, one unpadded sample at a time; padding and batch mates change nothing."""
+"""Encoders agree with PyTorch's own layers on single unpadded samples; padding and other samples have no effect."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ DIMS = {"a": 7, "v": 5, "l": 6}
 
 
 def plain_text_cnn(cnn, x):
-    """One sample [T, D], through F.conv1d."""
+    """Return the TextCNN's output for one sample [T, D], computed with F.conv1d."""
     x = F.pad(x, (0, 0, 0, max(5 - len(x), 0)))
     pooled = []
     for kernel, weight, bias in zip((3, 4, 5), cnn.weights, cnn.biases, strict=True):
@@ -28,7 +28,7 @@ def test_text_cnn_is_convolutions(steps):
 
 @pytest.mark.parametrize(("steps", "length"), [(8, 1), (8, 3), (8, 4), (2, 2)])
 def test_text_cnn_zero_pads_short_samples(steps, length):
-    """A window counts if it lies inside the sample; a sample shorter than the kernel has the one window at 0."""
+    """Only windows inside the sample count; a sample shorter than the kernel has a single window, from step 0."""
     cnn = TextCNN(6, 0.5).eval()
     x = torch.randn(1, steps, 6)
     padded = F.pad(x[:, :length], (0, 0, 0, 5))

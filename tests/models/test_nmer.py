@@ -1,4 +1,4 @@
-"""NMER and its teacher: the published losses by hand, the one-token Transformer, learning, independence of mates."""
+"""NMER and its teacher: losses by hand, the one-token Transformer, learning, and independence of other samples."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from nmer_fast import ops
-from nmer_fast.config import PRESETS
+from nmer_fast.config import preset
 from nmer_fast.errors import UserError
 from nmer_fast.models import NMER, Batch, NMERConfig, Targets, Teacher
 from nmer_fast.models.nmer import OneTokenLayer
@@ -51,7 +51,7 @@ def test_the_losses_by_hand(lambda_gen, lambda_kl):
 
 
 def test_one_token_layer_is_a_transformer_layer_on_one_token():
-    """PyTorch's own layer with the same weights: any query and key, 16 heads, one token."""
+    """OneTokenLayer equals PyTorch's layer with the same weights, any query and key, and 16 heads, on one token."""
     ours = OneTokenLayer(96, 32, 0.5).eval()
     theirs = torch.nn.TransformerEncoderLayer(96, 16, 32, 0.5, batch_first=True).eval()
     attention = theirs.self_attn
@@ -80,9 +80,9 @@ def test_any_number_of_modalities(dims):
 
 @pytest.mark.parametrize("tokens", ["one", "modality"])
 def test_alone_and_in_a_padded_batch(tokens):
-    """One sample's logits do not depend on padding or on its batch mates."""
+    """A sample's logits depend neither on padding nor on the other samples of the batch."""
     model, b = NMER(DIMS, 4, NMERConfig(tokens=tokens)).eval(), batch()
-    assert not model.leaks
+    assert not model.depends_on_batch
     logits = model(b).logits
     for i in range(6):
         alone = Batch(
@@ -100,9 +100,9 @@ def test_alone_and_in_a_padded_batch(tokens):
 
 
 def test_the_released_tokens_leak_between_batch_mates():
-    """Attention over the batch: another mate, another prediction; and it says so."""
+    """With attention over the batch, another sample in the batch changes the prediction, and `depends_on_batch` is true."""
     model, b = NMER(DIMS, 4, NMERConfig(tokens="batch")).eval(), batch()
-    assert model.leaks
+    assert model.depends_on_batch
     logits = model(b).logits
     b.features["a"][5] += 1
     changed = (model(b).logits - logits).abs().amax(1)
@@ -111,13 +111,13 @@ def test_the_released_tokens_leak_between_batch_mates():
 
 @pytest.mark.parametrize("tokens", ["one", "modality", "batch"])
 def test_tokens_by_hand(tokens):
-    """Softmax attention written out, on the tokens that each setting says, through one layer."""
+    """One layer equals softmax attention written by hand, over the tokens of each setting."""
     config = NMERConfig(layers=1, heads=4, tokens=tokens, feedforward=16)
     model, joint = NMER(DIMS, 4, config).eval(), torch.randn(6, 768)
     layer, width = model.vae_encoder[0], 128 if tokens == "modality" else 768
     x = {"one": joint[:, None], "modality": joint.reshape(6, 6, 128), "batch": joint[None]}[tokens]
     if tokens == "one":
-        attended = layer.out(layer.value(x))  # over one token the weight is 1
+        attended = layer.out(layer.value(x))  # over one token the attention weight is 1
         first, last = layer.feedforward[0], layer.feedforward[3]
     else:
         own = layer.self_attn
@@ -134,8 +134,8 @@ def test_tokens_by_hand(tokens):
 
 
 def test_the_released_settings_by_hand():
-    """KL summed over the batch too; the classifier 384 -> 128 -> 128 with ReLU, BatchNorm, dropout; two leaky layers."""
-    released = PRESETS["released"].model
+    """L_KL is summed over the batch, too; the classifier is 384 -> 128 -> 128 with BatchNorm; two LeakyReLU layers."""
+    released = preset("released").model
     model, b = NMER(DIMS, 4, replace(released, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)), batch()
     losses = model(b).losses
     total = losses["kl"] + losses["mse"] + losses["inv"] + losses["cls"]
@@ -154,14 +154,14 @@ def test_the_released_settings_by_hand():
 def test_kl_per_latent_dimension_sums_to_the_kl():
     model, b = NMER(DIMS, 4, STILL), batch()
     output = model(b)
-    assert output.watched["kl_per_latent"].shape == (64,)
-    torch.testing.assert_close(output.watched["kl_per_latent"].sum(), output.losses["kl"], rtol=1e-4, atol=0)
+    assert output.logged["kl_per_latent"].shape == (64,)
+    torch.testing.assert_close(output.logged["kl_per_latent"].sum(), output.losses["kl"], rtol=1e-4, atol=0)
 
 
 def test_parts_hold_every_parameter_once():
-    """Else clipping each sub-network would miss some."""
+    """Otherwise clipping by sub-network would omit some parameters."""
     for model in (NMER(DIMS, 4), Teacher(DIMS, 4, NMERConfig(), 1.0)):
-        held = [id(p) for part in model.parts() for p in part.parameters()]
+        held = [id(p) for part in model.clip_groups() for p in part.parameters()]
         assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
@@ -171,7 +171,7 @@ def test_heads_that_do_not_divide_the_tokens_are_refused():
 
 
 def test_samples_without_any_modality():
-    """All of a batch's samples lack everything, or one modality: finite losses and gradients, zero features."""
+    """Losses and gradients are finite and features are 0 if all samples of a batch lack one modality or all of them."""
     for absent in ("avl", "v"):
         model, teacher, b = NMER(DIMS, 4), Teacher(DIMS, 4, NMERConfig(), 1.0), batch()
         b.lengths = {name: lengths * (name not in absent) for name, lengths in b.lengths.items()}
@@ -191,7 +191,7 @@ def test_evaluation_has_no_chance_in_it():
 
 
 def test_latent_noise_follows_the_contract():
-    """Same seed, draw and ids: same losses; another draw: others."""
+    """The same seed, draw and ids give the same losses; another draw gives different ones."""
     model, b = NMER(DIMS, 4, STILL), batch()
     first, again = (model(b).losses["total"] for _ in range(2))
     assert torch.equal(first, again)
@@ -223,10 +223,10 @@ def test_teacher_targets_are_its_features():
 
 
 def test_central_moment_discrepancy():
-    """By hand on two columns; 0 for equal batches, and its gradient there is finite."""
+    """The distance equals one by hand on two columns; it is 0 for equal batches, where its gradient is finite."""
     x = torch.tensor([[0.0], [2.0]], requires_grad=True)
     y = torch.tensor([[1.0], [5.0]])
-    # means 1 and 3; central moments of +-1 and +-2: orders 2 and 4 differ by 3 and 15, odd ones by 0
+    # means 1 and 3; central moments of +-1 and +-2: orders 2 and 4 differ by 3 and 15, odd orders by 0
     assert central_moment_discrepancy(x, y).item() == pytest.approx(2 + 3 + 15)
     same = central_moment_discrepancy(x, x.detach())
     same.backward()

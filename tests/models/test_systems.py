@@ -1,13 +1,15 @@
-"""Every system: learning, independence of padding and batch mates, any number of modalities, and its losses by hand."""
+"""Every system: learning, independence of padding and other samples, any number of modalities, and losses by hand."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from nmer_fast.config import model_config
 from nmer_fast.errors import UserError
 from nmer_fast.models import SYSTEMS, Batch, NMERConfig, Separable, Targets, make_system, system_class
+from nmer_fast.models.unimodal import UnimodalConfig
 
 TINY = NMERConfig(layers=1, feedforward=16, latent=8, classifier=(32,))
 STILL = replace(TINY, dropout=0.0, transformer_dropout=0.0, classifier_dropout=0.0)
@@ -16,7 +18,8 @@ EVERY = pytest.mark.parametrize("name", SYSTEMS)
 
 
 def configured(name, base=STILL, dims=DIMS):
-    return replace(base, system=name, modality=next(reversed(dims)) if name == "unimodal" else None)
+    own = {"modality": next(reversed(dims))} if name == "unimodal" else {}
+    return model_config({**asdict(base), "system": name, **own})
 
 
 def system(name, base=STILL, dims=DIMS):
@@ -24,7 +27,7 @@ def system(name, base=STILL, dims=DIMS):
 
 
 def batch(size=6, dims=None, shortest=0):
-    """Noisy features that differ from the clean ones where `noisy` says so, and targets of the system's teacher."""
+    """Return noisy features, which differ from the clean ones only where `noisy` is set, and the teacher's targets."""
     dims = dims or DIMS
     noisy = torch.rand(size, len(dims)) < 0.5
     clean = {name: torch.randn(size, 8, dim) for name, dim in dims.items()}
@@ -66,7 +69,7 @@ def test_it_overfits_64_samples(name):
     ids=lambda dims: "+".join(dims),
 )
 def test_any_number_of_modalities_any_of_them_absent(name, dims):
-    """Finite losses and gradients for every parameter, with samples that lack one modality or all of them."""
+    """Losses and all gradients are finite with samples that lack one modality or all of them."""
     if name == "mctn" and len(dims) == 1:
         with pytest.raises(UserError, match=r"^model.system: expected two modalities or more for mctn, got a"):
             system(name, dims=dims)
@@ -98,7 +101,7 @@ def test_a_batch_without_a_modality_or_without_any(name):
 
 @EVERY
 def test_padding_and_batch_mates_change_nothing(name):
-    """Logits alone and unpadded; poison beyond the lengths changes no logit, loss or gradient."""
+    """Logits of single unpadded samples agree, and NaN beyond the lengths changes no logit, loss or gradient."""
     model, b = system(name), batch()
     poisoned = replace(
         b,
@@ -132,7 +135,7 @@ def poison(x, lengths):
 
 @EVERY
 def test_under_autocast_losses_are_float32(name):
-    """Within bfloat16's rounding of the exact ones; weights and gradients stay float32."""
+    """Losses agree with float32's within bfloat16's rounding; weights and gradients stay float32."""
     model, b = system(name), batch(shortest=1)
     exact = model(b).losses
     with torch.autocast("cpu", torch.bfloat16):
@@ -146,21 +149,21 @@ def test_under_autocast_losses_are_float32(name):
 
 @EVERY
 def test_parts_hold_every_parameter_once(name):
-    """Else clipping each sub-network would miss some."""
+    """Otherwise clipping by sub-network would omit some parameters."""
     model = system(name)
-    held = [id(p) for part in model.parts() for p in part.parameters()]
+    held = [id(p) for part in model.clip_groups() for p in part.parameters()]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
 @EVERY
 def test_it_starts_from_its_teacher(name):
-    """And the teacher's targets are features of complete data, [B, M * 128]."""
+    """The teacher's targets are features of complete data, [B, M * 128]."""
     config = configured(name)
     teacher = system_class(name).teacher(DIMS, 4, config, 0.01)
     if teacher is None:
         return
     model, b = system(name), batch()
-    model.start_from(teacher)
+    model.start_from_teacher(teacher)
     torch.testing.assert_close(
         model.encode(b.features, b.lengths), teacher.encoders(b.features, b.lengths), msg="encoders"
     )
@@ -171,7 +174,7 @@ def test_it_starts_from_its_teacher(name):
 
 @EVERY
 def test_modalities_are_encoded_apart(name):
-    """What paired evaluation rests on: another modality's features change nothing of a modality's encoding."""
+    """Paired evaluation requires that a modality's encoding does not depend on other modalities' features."""
     model, b = system(name).eval(), batch(shortest=1)
     assert isinstance(model, Separable)
     encoded = model.encode(b.features, b.lengths)
@@ -205,17 +208,20 @@ def test_men():
     model, b = system("men"), batch()
     h = torch.cat([e(b.features[m], b.lengths[m]) for m, e in zip(DIMS, model.encoders, strict=True)], 1)
     cls = cross_entropy(model.classifier(h), b.labels)
-    assert model.complete
+    assert model.trains_on_complete_data
     assert_losses(model(b).losses, {"cls": cls, "total": cls})
 
 
 def test_unimodal_reads_its_modality_alone():
-    model, b = make_system(DIMS, 4, replace(STILL, system="unimodal", modality="v")), batch()
+    model, b = (
+        make_system(DIMS, 4, UnimodalConfig(system="unimodal", modality="v", dropout=0, classifier_dropout=0)),
+        batch(),
+    )
     cls = cross_entropy(model.classifier(model.encoders[0](b.features["v"], b.lengths["v"])), b.labels)
-    assert model.complete
+    assert model.trains_on_complete_data
     assert_losses(model(b).losses, {"cls": cls, "total": cls})
     with pytest.raises(UserError, match=r"^model.modality: expected one of a, v, l for unimodal, got x"):
-        make_system(DIMS, 4, replace(STILL, system="unimodal", modality="x"))
+        make_system(DIMS, 4, UnimodalConfig(system="unimodal", modality="x"))
     with pytest.raises(UserError, match=r"^model.modality: expected one of a, v, l for unimodal, got none"):
         make_system(DIMS, 4, replace(STILL, system="unimodal"))
 
@@ -267,7 +273,7 @@ def test_nmer_without_the_invariant_loss_is_nmer_but_for_its_weight():
 
 
 def cascade(model, x, guide=0.0):
-    """Block by block, from the layers' weights."""
+    """Compute the cascade block by block, from the layers' weights."""
     outputs, latents = [], []
     for encoder, decoder in zip(model.encoders, model.decoders, strict=True):
         z = x + sum(outputs) + guide
@@ -281,7 +287,7 @@ def cascade(model, x, guide=0.0):
 
 
 def of_noisy(b):
-    """The teacher's features, 128 for each modality, where it is noisy."""
+    """Return the teacher's features, 128 for each modality, of the noisy modalities."""
     return torch.cat([b.targets.joint[:, 128 * m : 128 * m + 128] * b.noisy[:, m : m + 1] for m in range(3)], 1)
 
 
@@ -318,7 +324,7 @@ def test_if_mmin():
 
 
 def lstm(module, x):
-    """PyTorch's own, with a module's weights, on one sample [T, D]."""
+    """Return the states of PyTorch's LSTM with a module's weights, for one sample [T, D]."""
     theirs = torch.nn.LSTM(x.shape[1], module.weight_hh.shape[1])
     weights = [module.weight_ih, module.weight_hh, module.bias, torch.zeros_like(module.bias)]
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -326,14 +332,14 @@ def lstm(module, x):
 
 
 def translate(chain, level, states, steps, out):
-    """One sample's states [T, 128] into `steps` of another modality; attention written out."""
+    """Translate one sample's states [T, 128] into `steps` steps of another modality, with attention written by hand."""
     decoded = lstm(chain.decoders[level].lstm, states[-1:].expand(steps, -1))
     weights = (decoded @ states.t() / 128**0.5).softmax(1)
     return chain.outs[out](torch.cat([decoded, weights @ states], 1))
 
 
 def test_mctn():
-    """Sample by sample, unpadded: two levels of translation, and the first one back, from every modality."""
+    """Losses agree with those by hand, for unpadded samples: two levels of translation and one back, for each chain."""
     model, b, representations = system("mctn"), batch(shortest=0), []
     b.lengths["a"][0] = b.lengths["v"][1] = 0
     errors = {"translation": [], "cycle": []}

@@ -397,7 +397,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    from nmer_fast.engine.checkpoint import locked
+    from nmer_fast.files import locked
 
     wav_of(tmp_path / "wavs" / "x.wav", sine(220))
     (tmp_path / "x.h5.parts").mkdir()
@@ -408,7 +408,7 @@ def test_two_at_once_are_refused(tmp_path):
         extract(tmp_path / "wavs", tmp_path / "x.h5", report=QUIET)
 
 
-def test_sigterm_says_how_to_go_on(many, tmp_path, monkeypatch):
+def test_sigterm_says_resume_hint(many, tmp_path, monkeypatch):
     """As `run_command` has it: the signal becomes `Stopped`, wherever it meets the work."""
 
     def stop(tasks, workers):

@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def grid(tmp_path_factory):
     """A sweep, one of its systems evaluated under one more noise, and its page."""
     folder = tmp_path_factory.mktemp("grid") / "sweep"
-    options = sweep.Options(folder, ("nmer", "men"), ("gaussian",), (-10.0, -20.0), (), (0, 1), epochs=2, settings=TINY)
+    options = sweep.Options(
+        folder, ("nmer", "men"), ("gaussian",), (-10.0, -20.0), seeds=(0, 1), epochs=2, settings=TINY
+    )
     assert sweep.run(options, quiet=True).failed == {}
     assert sweep.run(replace(options, systems=("men",), noise=("missing",), snr=()), quiet=True).failed == {}
     report.run(report.Options(folder), quiet=True)
@@ -458,7 +460,7 @@ def test_bars_of_systems_that_stand_side_by_side_have_colours_of_their_own():
 
 def test_classifiers_of_one_modality_are_told_apart(tmp_path):
     systems = ("unimodal.a", "unimodal.v", "unimodal.l")
-    options = sweep.Options(tmp_path / "sweep", systems, ("gaussian",), (-10.0,), (), (0,), epochs=1, settings=TINY)
+    options = sweep.Options(tmp_path / "sweep", systems, ("gaussian",), (-10.0,), seeds=(0,), epochs=1, settings=TINY)
     assert sweep.run(options, quiet=True).failed == {}
     collection = read_collection(tmp_path / "sweep")
     assert sorted(collection.systems) == sorted(systems)

@@ -1,6 +1,6 @@
 """What the report shows of a trained model, computed another way."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from nmer_fast import ops, train
-from nmer_fast.config import NoiseConfig
+from nmer_fast.config import NoiseConfig, model_config
 from nmer_fast.engine.batches import Batches
-from nmer_fast.engine.evaluation import DRAW
-from nmer_fast.engine.run import make_scheduler
-from nmer_fast.models import SYSTEMS, make_system
+from nmer_fast.engine.evaluation import EVALUATION_DRAW
+from nmer_fast.engine.inputs import make_scheduler
+from nmer_fast.models import SYSTEMS, make_system, system_class
 from nmer_fast.reporting.representations import (
     CLEAN,
     DIMENSIONS,
@@ -48,9 +48,11 @@ def seen(loaded):
 def noisy_batch(loaded, condition):
     """The whole test split under a condition, in one batch, noised in one call."""
     rows = loaded.data.splits["test"]
-    batch = Batches(loaded.data, torch.device("cpu"), len(rows)).of(rows)
+    batch = Batches(loaded.data, torch.device("cpu"), len(rows)).collate(rows)
     scheduler = make_scheduler(loaded.standardiser.variances, NOISE, 3)
-    noised = scheduler(batch.features, lengths=batch.lengths, sample_ids=rows, draw=DRAW, condition=condition)
+    noised = scheduler(
+        batch.features, lengths=batch.lengths, sample_ids=rows, draw=EVALUATION_DRAW, condition=condition
+    )
     batch.features = noised.features
     return batch
 
@@ -127,19 +129,22 @@ def test_an_utterances_pictures_are_the_contracts_noise(loaded):
         for snr, image in zip((-5.0, -30.0), noisy, strict=True):
             s = 10 ** (snr / 10)
             alpha_bar = s / (loaded.standardiser.variances[name] + s)
-            y = ops.add_noise(x[None], alpha_bar, seed=3, draw=DRAW, stream=stream, sample_ids=torch.tensor([row]))[0]
+            y = ops.add_noise(
+                x[None], alpha_bar, seed=3, draw=EVALUATION_DRAW, stream=stream, sample_ids=torch.tensor([row])
+            )[0]
             np.testing.assert_allclose(image, y[:, order].T, atol=1e-5)
 
 
 def test_which_systems_have_what():
-    assert [name for name, kind in SYSTEMS.items() if has_posterior(kind)] == ["nmer", "nmer_no_inv"]
-    assert [name for name, kind in SYSTEMS.items() if not has_joint(kind)] == ["late_fusion"]
+    assert [name for name in SYSTEMS if has_posterior(system_class(name))] == ["nmer", "nmer_no_inv"]
+    assert [name for name in SYSTEMS if not has_joint(system_class(name))] == ["late_fusion"]
 
 
 @pytest.mark.parametrize("system", ["nmer_no_vae", "nmer_no_sampling", "men", "mctn", "mmin", "if_mmin", "unimodal"])
 def test_every_system_can_be_looked_at(system, loaded):
     """Untrained; what imagines or decodes reconstructs, of the width that it read."""
-    config = replace(loaded.config.model, system=system, modality="a" if system == "unimodal" else None)
+    own = {"modality": "a"} if system == "unimodal" else {}
+    config = model_config({**asdict(loaded.config.model), "system": system, **own})
     model = make_system(loaded.data.dims, len(loaded.data.class_names), config).eval()
     found = represent(replace(loaded, model=model), NOISE)
     assert found.clean.shape == found.noisy.shape == (len(found.labels), 384)
