@@ -52,8 +52,6 @@ def run(options: Options, *, quiet: bool = False) -> dict[str, Any]:
         UserError: one line that names the wrong option or input.
         Stopped: Ctrl-C or SIGTERM stopped the run; its state is saved.
     """
-    if options.log_every < 1:
-        raise UserError(f"log-every: expected 1 or more steps, got {options.log_every}")
     check_resume_options(options)
     config = None if options.resume else config_of(options)
     # The slow imports come after the command line is validated, so that --help is quick.
