@@ -5,8 +5,10 @@ The ops, the NumPy functions, the configuration, the scheduler and the tables re
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 GeneratedKind = Literal["gaussian", "impulse", "uniform", "laplace"]
 GENERATED_KINDS: tuple[str, ...] = get_args(GeneratedKind)
@@ -53,6 +55,25 @@ DROPOUT_STREAM = 244  # which activations are dropped on a CPU
 def either(names: Sequence[str]) -> str:
     """List two or more names in an error message: "float32, float16 or float64"."""
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def integer(name: str, value: Any) -> int:
+    """Return the int that an integer of any type holds: Python's, NumPy's, or an array or tensor without dims."""
+    if getattr(value, "ndim", 0) == 0:
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__})")
+
+
+def real(name: str, value: Any) -> float:
+    """Return the float that a real number of any type holds: Python's, NumPy's, or an array or tensor without dims."""
+    if not isinstance(value, Real) and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
+    return float(value)
 
 
 def check_kind(kind: str) -> GeneratedKind:
