@@ -51,10 +51,12 @@ Kind kind_of(const std::string& name) {
   return *kind;
 }
 
+// One value serves all samples, whether it has a dim or none.
 template <class T>
 PerSample<T> per_sample(const Optional& t, T otherwise) {
   if (!t.has_value()) return {otherwise};
-  return {otherwise, t->const_data_ptr<T>(), t->dim() > 0 ? t->stride(0) : 0, t->dim() > 1 ? t->stride(1) : 0};
+  const auto stride = [&](Index dim) { return t->dim() > dim && t->size(dim) > 1 ? t->stride(dim) : 0; };
+  return {otherwise, t->const_data_ptr<T>(), stride(0), stride(1)};
 }
 
 Source source_of(const Tensor& rng, const Optional& sample_ids, const Optional& p, Kind kind) {

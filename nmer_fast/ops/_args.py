@@ -1,9 +1,8 @@
-"""Argument checks of the ops' public functions, and the packing of ints and floats into tensors."""
+"""Argument checks of the ops' public functions, and the packing of numbers into the tensors that the ops read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from struct import pack
 from typing import Any
 
@@ -12,11 +11,25 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 from ..contract import DTYPES as DTYPE_NAMES
-from ..contract import SEED_BITS, check_draw, check_elements, either
+from ..contract import (
+    MAX_ELEMENTS,
+    MAX_STREAM,
+    SEED_BITS,
+    check_draw,
+    check_elements,
+    check_stream,
+    either,
+    integer,
+    real,
+)
+from ..processes import warn_shared_noise
 from ._library import define
+from .reference import has_float64, wide_dtype
 
-DTYPES = tuple(getattr(torch, name) for name in DTYPE_NAMES)
-INT_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+DTYPES = frozenset(getattr(torch, name) for name in DTYPE_NAMES)
+INT_DTYPES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8))
+INTEGERS = {"seed": "an int, None or an int64 tensor [2] = (seed, draw)"}
+INFRA_MODES = ("FAKE", "PROXY", "FUNCTIONAL")
 
 # Inductor computes with integers in int64, which seeds of 2^63 and more overflow; an op takes them unchanged.
 _pack_rng = define(
@@ -29,22 +42,35 @@ _pack_rng = define(
 def describe(value: Any) -> str:
     """Describe an argument in an error message."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
+        layout = "" if value.layout is torch.strided else f" of layout {value.layout}"
+        shape = "nested" if value.is_nested else f"of shape {tuple(value.shape)}"
+        return f"{value.dtype} {shape} on {value.device}{layout}"
     return f"{value!r} ({type(value).__name__})"
 
 
 def check_floating(name: str, x: Any) -> None:
-    """Raise TypeError or ValueError unless x is a floating tensor [B, ...] whose samples fit the counter."""
+    """Raise TypeError or ValueError unless x is a dense floating tensor [B, ...] whose samples fit the counter."""
     if not isinstance(x, Tensor) or x.dtype not in DTYPES:
         raise TypeError(f"{name}: expected a {either(DTYPE_NAMES)} tensor, got {describe(x)}")
+    check_dense(name, x)
     if x.dim() == 0:
         raise ValueError(f"{name}: expected [B, ...] with a batch dimension, got {describe(x)}")
-    check_elements(name, x.shape)
+    if x.numel() > MAX_ELEMENTS:
+        check_elements(name, x.shape)
+
+
+def check_dense(name: str, t: Tensor) -> None:
+    """Raise ValueError for sparse and other layouts that have no strides, and for nested tensors of torch.strided."""
+    if t.layout is not torch.strided or t.is_nested:
+        remedy = "layout=torch.jagged" if t.is_nested else ".to_dense()"
+        raise ValueError(f"{name}: expected a dense tensor ({remedy} makes one that is taken), got {describe(t)}")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype to which autocast casts matrix products on this device; None outside autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def widest(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -63,94 +89,178 @@ def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected the same as {other_name}, {describe(other)}, got {describe(t)}")
 
 
-def rng_tensor(seed: int | Tensor | None, draw: int, device: torch.device) -> Tensor:
+# ---------------------------------------------------------------- numbers
+
+
+def in_memory(device: torch.device) -> bool:
+    """Whether a tensor may be made of bytes on this device: on a CPU, where no program is traced or transformed."""
+    if device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return True
+    keys = torch._C._TorchDispatchModeKey
+    return all(torch._C._get_dispatch_mode(getattr(keys, name)) is None for name in INFRA_MODES)
+
+
+def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.device) -> Tensor:
     """Pack (seed, draw) into the int64 tensor [2] that the ops read.
 
     Args:
-        seed: an int, taken mod 2^64; an int64 tensor [2] = (seed, draw); or None, for a seed from torch's generator.
-        draw: an int from 0 to 2^32-1; 0 beside a seed tensor.
+        seed: an integer of any type, taken mod 2^64, an integer tensor [] included; an int64 tensor [2] = (seed, draw);
+            or None, for a seed from torch's generator.
+        draw: an integer of any type from 0 to 2^32-1, an integer tensor [] included; 0 beside a seed tensor [2].
         device: the result's device.
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    if isinstance(seed, Tensor):
+    if isinstance(seed, Tensor) and seed.dim() > 0:
         if seed.dtype != torch.int64 or seed.shape != (2,):
             raise ValueError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
-        if draw != 0:
+        if type(draw) is not int or draw != 0:
             raise ValueError(f"draw: expected none beside a seed tensor, which holds it, got {draw!r}")
         return seed.to(device)
-    if not torch.compiler.is_compiling():
-        seed, draw = plain_int(seed), plain_int(draw)
-    check_draw(draw)
     if seed is None:
-        drawn = torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
-        return torch.cat([drawn, torch.zeros_like(drawn) + draw])
-    if not isinstance(seed, int):
-        raise TypeError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
-    if not -(2**63) <= seed < 2**63:
+        seed = torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)
+    seed, draw = _integer("seed", seed), _integer("draw", draw)
+    if not isinstance(draw, Tensor):
+        check_draw(draw)
+    if not isinstance(seed, Tensor) and not -(2**63) <= seed < 2**63:
         seed = seed % 2**SEED_BITS
         if seed >= 2**63:
             seed = seed - 2**SEED_BITS
+    if isinstance(seed, Tensor) or isinstance(draw, Tensor):
+        words = (w if isinstance(w, Tensor) else _pack_rng(w, 0, device)[0] for w in (seed, draw))
+        return torch.stack([w.to(device, torch.int64) for w in words])
     if torch.compiler.is_compiling():
         return _pack_rng(seed, draw, device)
-    if device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0:  # fake tensors do not mix with real ones
+    if in_memory(device):
         return torch.frombuffer(bytearray(pack("=qq", seed, draw)), dtype=torch.int64)  # a third of torch.tensor's time
     rng = torch.full((2,), draw, dtype=torch.int64, device=device)  # by kernels: torch.tensor's copy waits for a GPU
     rng.select(0, 0).fill_(seed)
     return rng
 
 
-def plain_int(value: Any) -> Any:
-    """Turn any integer type, such as NumPy's, into an int; other values stay, and are refused later."""
-    return value if type(value) is int or not isinstance(value, Integral) else int(value)
+def _integer(name: str, value: Any) -> Any:
+    """An int, or an integer tensor [], which stays one: reading it would wait for its device."""
+    if type(value) is int:
+        return value
+    if torch.compiler.is_compiling() and not isinstance(value, (int, float, str)):
+        value = torch.as_tensor(value)  # Dynamo holds NumPy's numbers as arrays
+    if not isinstance(value, Tensor) and getattr(value, "ndim", 0) == 0:
+        try:
+            return integer(name, value)
+        except TypeError:
+            pass
+    if not isinstance(value, Tensor) or value.dim() > 0 or value.dtype not in INT_DTYPES:
+        raise TypeError(f"{name}: expected {INTEGERS.get(name, 'an int')}, got {describe(value)}")
+    return value
 
 
-def float_tensor(name: str, value: float, device: torch.device) -> Tensor:
-    """Turn a number from 0 to 1 into a float64 tensor []."""
+def stream_number(stream: Any) -> int:
+    """Return the number of a stream; raise TypeError or ValueError unless it is an integer that fits its bits."""
+    stream = _integer("stream", stream)
+    if isinstance(stream, Tensor):
+        stream = int(stream)
+        if torch.compiler.is_compiling():
+            torch._check(stream >= 0)
+            torch._check(stream <= MAX_STREAM)
+            return stream
+    check_stream(stream)
+    return stream
+
+
+def float_tensor(name: str, value: Any, device: torch.device) -> Tensor:
+    """Turn a number from 0 to 1 of any type into a float64 tensor of one element; of a tensor [], read no value."""
+    if torch.compiler.is_compiling() and not isinstance(value, (int, float, Tensor, str)):
+        value = torch.as_tensor(value)  # Dynamo holds NumPy's numbers as arrays
+    if isinstance(value, Tensor):
+        if value.dim() > 0 or value.is_complex():
+            raise TypeError(f"{name}: expected a number from 0 to 1, got {describe(value)}")
+        return value.to(device, wide_dtype(device))
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number from 0 to 1, got {describe(value)}")
+        value = real(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    if not has_float64(device):
+        device = torch.device("cpu")  # whose numbers mix with tensors of every device
     if torch.compiler.is_compiling():
         # Arithmetic is the only way to make a tensor from a float that Dynamo does not specialise on.
         return torch.zeros((), dtype=torch.float64, device=device) + value
-    return torch.scalar_tensor(value, dtype=torch.float64, device=device)
+    if in_memory(device):
+        return torch.frombuffer(bytearray(pack("=d", value)), dtype=torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def alpha_bar_tensor(name: str, value: float | Tensor, shapes: Sequence[tuple[int, ...]], like: Tensor) -> Tensor:
+def alpha_bar_tensor(name: str, value: Any, shapes: Sequence[tuple[int, ...]], like: Tensor) -> Tensor:
     """Turn alpha_bar into a float64 tensor of one of the shapes, on x's device; refuse one that has a gradient."""
     if not isinstance(value, Tensor):
         return float_tensor(name, value, like.device)
-    if not value.dtype.is_floating_point or tuple(value.shape) not in shapes:
+    if value.is_complex() or value.dtype == torch.bool or tuple(value.shape) not in shapes:
         expected = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name}: expected a float or a floating tensor of shape {expected}, got {describe(value)}")
+    check_dense(name, value)
     if value.requires_grad or (not torch.compiler.is_compiling() and fwAD.unpack_dual(value).tangent is not None):
         raise ValueError(f"{name}: expected no gradient: it is a constant of the noise, got one that has")
-    return value.to(like.device, torch.float64)
+    return value.to(like.device, wide_dtype(like.device))
 
 
-def p_tensor(kind: str, p: float, device: torch.device) -> Tensor | None:
-    """p as a float64 tensor [] for impulse noise; None for the other kinds, which do not read it."""
+def p_tensor(kind: str, p: Any, device: torch.device) -> Tensor | None:
+    """p as a float64 tensor of one element for impulse noise; None for the other kinds, which do not read it."""
     return float_tensor("p", p, device) if kind == "impulse" else None
+
+
+# ---------------------------------------------------------------- values for each sample
 
 
 def rows_tensor(name: str, value: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
     """Check integers or flags (`noisy`) of the given shape; integers become int64, flags stay bool."""
     if value is None:
         return None
-    dtypes = (torch.bool,) if name == "noisy" else INT_DTYPES
-    if not isinstance(value, Tensor) or value.dtype not in dtypes or tuple(value.shape) != shape:
-        what = "a bool" if name == "noisy" else "an integer"
+    flags = name == "noisy"
+    right = isinstance(value, Tensor) and (value.dtype == torch.bool if flags else value.dtype in INT_DTYPES)
+    if not right or tuple(value.shape) != shape:
+        what = "a bool" if flags else "an integer"
         raise ValueError(f"{name}: expected {what} tensor of shape {list(shape)}, got {describe(value)}")
-    return value.to(device) if name == "noisy" else value.to(device, torch.int64)
+    check_dense(name, value)
+    return value.to(device) if flags else value.to(device, torch.int64)
+
+
+def ids_tensor(sample_ids: Tensor | None, seed: Any, batch: int, device: torch.device) -> Tensor | None:
+    """Check sample ids [B]; warn where their default, 0..B-1, gives several processes or items the same noise."""
+    if sample_ids is None and seed is not None and not torch.compiler.is_compiling():
+        warn_shared_noise()
+    return rows_tensor("sample_ids", sample_ids, (batch,), device)
 
 
 def lengths_tensor(value: Tensor | None, x: Tensor) -> Tensor | None:
     """Check lengths [B], which count valid steps along x's dim 1; they become int64."""
-    if value is not None and x.dim() < 2:
+    if value is None:
+        return None
+    if x.dim() < 2:
         raise ValueError(f"lengths: expected x of two or more dims, whose dim 1 they count, got {describe(x)}")
-    return rows_tensor("lengths", value, (x.shape[0],), x.device)
+    steps = rows_tensor("lengths", value, (x.shape[0],), x.device)
+    assert steps is not None
+    check_steps(value, x.shape)
+    return steps
+
+
+def check_steps(lengths: Tensor, shape: Sequence[int]) -> None:
+    """Raise ValueError for lengths that dim 1 of [B, T, ...] does not have, or that count something else.
+
+    Values are read on the CPU alone, and in eager code alone. Elsewhere a length is clamped to 0..T.
+    """
+    if not in_memory(lengths.device) or lengths.numel() == 0:
+        return
+    least, most = (int(end) for end in lengths.detach().aminmax())
+    if least < 0 or most > shape[1]:
+        wrong = least if least < 0 else most
+        raise ValueError(f"lengths: expected 0 to T = {shape[1]} valid steps along dim 1, got {wrong}")
+    if len(shape) == 2 and most == 1 and shape[1] > 1:
+        raise ValueError(
+            f"lengths: expected steps along dim 1 of x [B, T, ...], got at most 1 for shape {tuple(shape)}: "
+            f"one step of {shape[1]} features is x[:, None]"
+        )
 
 
 def check_sequences(x: Any) -> None:
@@ -164,16 +274,6 @@ def steps_tensor(value: Tensor | None, x: Tensor) -> Tensor:
     """Check lengths [B] that must be given; they become int64."""
     if value is None:
         raise ValueError(f"lengths: expected an integer tensor of shape [{x.shape[0]}], got None")
-    valid = rows_tensor("lengths", value, (x.shape[0],), x.device)
+    valid = lengths_tensor(value, x)
     assert valid is not None
     return valid
-
-
-def distinct(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Replace repeated tensors by views under compile: Dynamo refuses one tensor as two arguments of a Function."""
-    if not torch.compiler.is_compiling():
-        return tensors
-    out: list[Tensor | None] = []
-    for t in tensors:
-        out.append(t.view_as(t) if t is not None and any(t is other for other in out) else t)
-    return tuple(out)

@@ -10,28 +10,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-LIBRARY = torch.library.Library("nmer_fast", "DEF")
+from ._transforms import Derivative, differentiable, mapped_in_a_loop
+
 COMPILED = Path(__file__).resolve().parent.parent / "_torch_ops.so"
 INTERFACE = 4  # raised with kInterface in csrc/kernels.h when an op's arguments change
+
+
+def _library() -> torch.library.Library:
+    """The ops' namespace; where this module is imported again, as in a notebook, the ops are defined anew."""
+    namespace = torch.ops.nmer_fast
+    if "library" in vars(namespace):
+        namespace.library._destroy()
+    namespace.library = torch.library.Library("nmer_fast", "DEF")
+    return namespace.library
+
+
+LIBRARY = _library()
 
 _CPU_KERNELS: dict[str, Callable[..., Any]] = {}
 
 
-def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Register an op under the schema's name and return it.
+def define(
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    derivative: type[Derivative] = Derivative,
+    vmap: Callable[..., Any] = mapped_in_a_loop,
+) -> Callable[..., Any]:
+    """Register an op under the schema's name, for every device, program and transform, and return the way to call it.
 
     Args:
         schema: the op's signature in torch's schema language.
         reference: the op in plain PyTorch; it serves on every device for which no backend has registered a kernel.
-        fake: the op's output shapes and dtypes, for tracing.
+        fake: the op's output shapes and dtypes, for tracing and for meta tensors.
+        derivative: the op's gradient and tangent; an op without them refuses to be differentiated.
+        vmap: makes the op's rule for torch.func.vmap.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    op = getattr(torch.ops.nmer_fast, name).default
+    kernel = differentiable(op, derivative)
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"nmer_fast::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.nmer_fast, name).default
+    LIBRARY.impl(name, kernel, "Autograd")
+    torch.library.register_fake(op, fake, lib=LIBRARY)
+    torch.library.register_vmap(op, vmap(op), lib=LIBRARY)
+
+    def call(*args: Any) -> Any:
+        """Call the op: through the dispatcher where a program is traced or transformed, else its Autograd kernel."""
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return op(*args)
+        return kernel(*args)
+
+    return call
 
 
 def cpu_kernel(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -42,19 +78,6 @@ def cpu_kernel(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return kernel
 
     return keep
-
-
-def map_in_a_loop(op: torch._ops.OpOverload) -> None:
-    """Give an op that has no gradient a vmap that runs slice by slice."""
-
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        slices = [
-            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        return torch.stack(slices), 0
-
-    torch.library.register_vmap(op, vmap, lib=LIBRARY)
 
 
 def isas() -> list[str]:
@@ -94,8 +117,8 @@ def load_compiled() -> bool:
     """Load the C++ kernels; say whether they serve. Without them the reference serves, and one warning says why."""
     reason = _unusable() or _load()
     if reason is None:
-        for name, kernel in _CPU_KERNELS.items():
-            LIBRARY.impl(name, kernel, "CPU")
+        while _CPU_KERNELS:  # once, where the package is reloaded
+            LIBRARY.impl(*_CPU_KERNELS.popitem(), "CPU")
         return True
     warnings.warn(
         f"nmer_fast: the C++ library {COMPILED.name} {reason}; plain PyTorch serves instead, more slowly. "

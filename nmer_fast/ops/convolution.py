@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
-from ._function import refuse_compiled_transform
 from ._library import LIBRARY, cpu_kernel, define
+from ._public import public
+from ._transforms import Derivative
 
 LONGEST = 5  # steps of the longest kernel that the C++ library serves: kLongestKernel in csrc/kernels.h
 
@@ -31,10 +31,33 @@ def _fake_backward(
     return x.new_empty(x.shape if need_x else (0,)), [x.new_empty(t.shape) for t in taps]
 
 
+class WinningWindow(Derivative):
+    """The gradient passes to the winning window; there is no tangent, and no second derivative."""
+
+    wrt = ("x", "taps", "biases")
+    constants = (1,)
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the inputs, the maxima and the indices of their windows."""
+        return (args.x, args.lengths, *args.taps, *outputs), None
+
+    @staticmethod
+    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+        """Pass the gradient to the winning window, unless ReLU set it to 0."""
+        x, lengths, *taps, pooled, argmax = saved
+        grad = torch.where(pooled <= 0, 0.0, grads[0])  # NaN propagates
+        with torch.autocast(x.device.type, enabled=False):
+            grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, needed.x)
+        grad_biases = grad.sum(0).split([t.shape[1] for t in taps], dim=1)
+        return {"x": grad_x if needed.x else None, "taps": list(grad_taps), "biases": list(grad_biases)}
+
+
 _conv_max_pool = define(
     "conv_max_pool(Tensor x, Tensor lengths, Tensor[] taps, Tensor[] biases) -> (Tensor pooled, Tensor argmax)",
     reference.conv_max_pool,
     _fake_forward,
+    derivative=WinningWindow,
 )
 _conv_max_pool_backward = define(
     "conv_max_pool_backward(Tensor grad, Tensor x, Tensor lengths, Tensor[] taps, Tensor argmax, bool need_x) "
@@ -81,41 +104,7 @@ def _cpu_backward(
     return x.new_empty(0), torch.ops.nmer_fast.winning_windows(inputs, lengths, sizes, grad.contiguous(), argmax)
 
 
-class ConvMaxPool(torch.autograd.Function):
-    """The op, differentiable once in x, weights and biases.
-
-    Its arguments are x, lengths, every kernel's taps, then every kernel's biases.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, lengths: Tensor, *weights: Tensor) -> Any:
-        """Call the registered op: (pooled, argmax)."""
-        count = len(weights) // 2
-        return _conv_max_pool(x, lengths, list(weights[:count]), list(weights[count:]))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the inputs, the maxima and the indices of their windows."""
-        x, lengths, *weights = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, lengths, *weights[: len(weights) // 2], *output)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        """Pass the gradient to the winning window, unless ReLU set it to 0."""
-        x, lengths, *taps, pooled, argmax = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (2 + 2 * len(taps))
-        grad = torch.where(pooled <= 0, 0.0, grad)  # NaN propagates
-        need_x = ctx.needs_input_grad[0]
-        with torch.autocast(x.device.type, enabled=False):
-            grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, need_x)
-        grad_biases = grad.sum(0).split([t.shape[1] for t in taps], dim=1)
-        return grad_x if need_x else None, None, *grad_taps, *grad_biases
-
-
+@public
 def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Convolve over time, apply ReLU, and take the max over each sample's valid windows (Kim 2014, TextCNN).
 
@@ -135,8 +124,8 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
-        NotImplementedError: a torch.func transform runs inside compiled code.
         RuntimeError: backward is asked for a second derivative.
+        NotImplementedError: forward mode is asked for.
     """
     check_sequences(x)
     low = autocast_dtype(x.device)
@@ -152,8 +141,7 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
         check_same("weights", weight, "x's dtype and device", torch.empty(expected, dtype=x.dtype, device=x.device))
         check_same("biases", bias, "its weight's filters", weight.new_empty(expected[:-2]))
     valid = steps_tensor(lengths, x)
-    refuse_compiled_transform("conv_max_pool")
     taps, shifts = [w.mT for w in weights], list(biases)  # [..., F, k, D]
     if encoders:
-        return ConvMaxPool.apply(x, valid, *taps, *shifts)[0]
-    return ConvMaxPool.apply(x, valid, *(t[None] for t in taps), *(b[None] for b in shifts))[0][:, 0]
+        return _conv_max_pool(x, valid, taps, shifts)[0]
+    return _conv_max_pool(x, valid, [t[None] for t in taps], [b[None] for b in shifts])[0][:, 0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import reference
 from ._args import check_same, describe
 from ._library import define
+from ._public import public
 
 _gather_padded = define(
     "gather_padded(Tensor values, Tensor offsets, Tensor rows, SymInt steps, Tensor? mean, Tensor? std, "
@@ -19,6 +20,7 @@ _gather_padded = define(
 )
 
 
+@public
 def gather_padded(
     values: Tensor,
     offsets: Tensor,

@@ -5,16 +5,17 @@ torch.compile refuses nn.LSTM. These ops compile, take lengths, and equal nn.LST
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import reference
 from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
-from ._function import refuse_compiled_transform
 from ._library import LIBRARY, cpu_kernel, define
+from ._public import public
+from ._transforms import Derivative
 
 
 def _fake_rows(x: Tensor, weight_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,17 +54,51 @@ def _fake_backward(
     )
 
 
+class Recurrence(Derivative):
+    """The gradient of both ops walks back through time; there is no tangent, and no second derivative."""
+
+    wrt = ("x", "weight_ih", "weight_hh", "bias")
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the inputs, hidden states, cells and gates, and the steps of the maxima where there are any."""
+        return (args.x, args.lengths, args.weight_ih, args.weight_hh, *outputs[1:]), None
+
+    @staticmethod
+    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+        """Propagate the gradient back through time."""
+        *inputs, argmax, hidden, cell, gates = saved if len(saved) == 8 else (*saved[:4], None, *saved[4:])
+        with torch.autocast(grads[0].device.type, enabled=False):
+            outputs = _lstm_backward(grads[0], *inputs, hidden, cell, gates, needed.x, argmax)
+        found = dict(zip(Recurrence.wrt, outputs, strict=True))
+        return found if needed.x else {**found, "x": None}
+
+
+class MaxPool(Recurrence):
+    """lstm_max_pool also returns the steps of the maxima."""
+
+    constants = (1, 2, 3, 4)
+
+
+class States(Recurrence):
+    """lstm_states returns no maxima."""
+
+    constants = (1, 2, 3)
+
+
 _lstm_max_pool = define(
     "lstm_max_pool(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
     "-> (Tensor pooled, Tensor argmax, Tensor hidden, Tensor cell, Tensor gates)",
     reference.lstm_max_pool,
     _fake_max_pool,
+    derivative=MaxPool,
 )
 _lstm_states = define(
     "lstm_states(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias) "
     "-> (Tensor states, Tensor hidden, Tensor cell, Tensor gates)",
     reference.lstm_states,
     _fake_states,
+    derivative=States,
 )
 _lstm_backward = define(
     "lstm_backward(Tensor grad, Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, "
@@ -144,50 +179,7 @@ def _cpu_backward(
     return grad_x, (flat.t() @ inputs).view_as(weight_ih), grad_hh, flat.sum(0).view(weight_ih.shape[:2])
 
 
-class LSTMFunction(torch.autograd.Function):
-    """Base of both ops' Functions, which are differentiable once in x and the weights."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the inputs, hidden states, cells and gates, and the steps of the maxima where there are any."""
-        x, lengths, weight_ih, weight_hh, _ = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # else the saved outputs' gradients would be zeros as large as all states
-        ctx.save_for_backward(x, lengths, weight_ih, weight_hh, *output[1:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        """Propagate the gradient back through time."""
-        if grad is None:
-            return (None,) * 5
-        x, lengths, weight_ih, weight_hh, *argmax, hidden, cell, gates = ctx.saved_tensors
-        need_x = ctx.needs_input_grad[0]
-        with torch.autocast(grad.device.type, enabled=False):
-            grad_x, *others = _lstm_backward(
-                grad, x, lengths, weight_ih, weight_hh, hidden, cell, gates, need_x, *argmax
-            )
-        return grad_x if need_x else None, None, *others
-
-
-class LSTMMaxPool(LSTMFunction):
-    """The max of the states over valid steps."""
-
-    @staticmethod
-    def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-        """Call the registered op."""
-        return _lstm_max_pool(x, lengths, weight_ih, weight_hh, bias)
-
-
-class LSTMStates(LSTMFunction):
-    """The states of all steps."""
-
-    @staticmethod
-    def forward(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Any:
-        """Call the registered op."""
-        return _lstm_states(x, lengths, weight_ih, weight_hh, bias)
-
-
+@public
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
     """Run a one-layer, one-direction LSTM from a zero state, and take the max over each sample's valid steps.
 
@@ -207,12 +199,13 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
 
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
-        NotImplementedError: a torch.func transform runs inside compiled code.
         RuntimeError: backward is asked for a second derivative.
+        NotImplementedError: forward mode is asked for.
     """
-    return _apply("lstm_max_pool", LSTMMaxPool, x, lengths, weight_ih, weight_hh, bias)
+    return _apply(_lstm_max_pool, x, lengths, weight_ih, weight_hh, bias)
 
 
+@public
 def lstm_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
     """Run a one-layer LSTM and return its hidden state at every step.
 
@@ -221,29 +214,27 @@ def lstm_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor
     Returns:
         The states [B, T, H] or [B, T, E, H], of x's dtype; zeros beyond the lengths.
     """
-    return _apply("lstm_states", LSTMStates, x, lengths, weight_ih, weight_hh, bias)
+    return _apply(_lstm_states, x, lengths, weight_ih, weight_hh, bias)
 
 
 def _apply(
-    name: str,
-    function: type[LSTMFunction],
+    op: Callable[..., Any],
     x: Tensor,
     lengths: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Check the arguments, cast them under autocast, and apply the Function, which always has an encoders' axis."""
+    """Check the arguments, cast them under autocast, and call the op, which always has an encoders' axis."""
     check_sequences(x)
     low = autocast_dtype(x.device)
     if low is not None and x.dtype != torch.float64:
         x, weight_ih, weight_hh, bias = (t.to(low) for t in (x, weight_ih, weight_hh, bias))
     _check_weights(x, weight_ih, weight_hh, bias)
     valid = steps_tensor(lengths, x)
-    refuse_compiled_transform(name)
     if weight_hh.dim() == 3:
-        return function.apply(x, valid, weight_ih, weight_hh, bias)[0]
-    return function.apply(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)
+        return op(x, valid, weight_ih, weight_hh, bias)[0]
+    return op(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)
 
 
 def _check_weights(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:

@@ -6,342 +6,216 @@ A noise value is a pure function of (seed, draw, stream, sample, element): docs/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from ..contract import DTYPES as DTYPE_NAMES
-from ..contract import check_elements, check_kind, check_stream, either
+from ..contract import check_elements, check_kind, either, integer
 from . import reference
 from ._args import (
     DTYPES,
     alpha_bar_tensor,
     check_floating,
     check_same,
+    check_steps,
     describe,
-    distinct,
+    ids_tensor,
     lengths_tensor,
     p_tensor,
     rng_tensor,
     rows_tensor,
+    stream_number,
     widest,
 )
-from ._function import Function, fold, fold_ids, fold_scale, loop, save
-from ._library import define, map_in_a_loop
+from ._library import define
+from ._public import public
+from ._transforms import Derivative, mapped_in_the_batch
+
+
+class Scaling(Derivative):
+    """mix_noise_backward scales by sqrt(alpha_bar) or sqrt(1 - alpha_bar): it is its own gradient and tangent."""
+
+    wrt = ("grad",)
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the scales and masks."""
+        return (args.alpha_bar, args.noisy, args.lengths), args.wrt_noise
+
+    @staticmethod
+    def backward(saved: Any, wrt_noise: Any, needed: Any, *grads: Any) -> Any:
+        """Scale in the same way."""
+        return {"grad": _mix_noise_backward(grads[0], *saved, wrt_noise)}
+
+    @staticmethod
+    def tangent(saved: Any, wrt_noise: Any, tangents: Any) -> Any:
+        """Scale in the same way."""
+        return _mix_noise_backward(tangents.grad, *saved, wrt_noise)
+
+
+class Mixing(Derivative):
+    """mix_noise is linear in x and in eps."""
+
+    wrt = ("x", "eps")
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the scales and masks."""
+        return (args.alpha_bar, args.noisy, args.lengths), None
+
+    @staticmethod
+    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+        """Scale once for each input that needs a gradient."""
+        return {
+            name: _mix_noise_backward(grads[0], *saved, name == "eps") for name in Mixing.wrt if getattr(needed, name)
+        }
+
+    @staticmethod
+    def tangent(saved: Any, value: Any, tangents: Any) -> Any:
+        """Mix the tangents."""
+        scaled = [
+            _mix_noise_backward(t, *saved, wrt_noise)
+            for t, wrt_noise in ((tangents.x, False), (tangents.eps, True))
+            if t is not None
+        ]
+        return scaled[0] if len(scaled) == 1 else scaled[0] + scaled[1]
+
+
+class Adding(Derivative):
+    """add_noise is linear in x, so its gradient needs no noise; eps is a constant."""
+
+    wrt = ("x",)
+    constants = (1,)
+    save = Mixing.save
+
+    @staticmethod
+    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+        """Scale in one pass."""
+        return {"x": _mix_noise_backward(grads[0], *saved, False)}
+
+    @staticmethod
+    def tangent(saved: Any, value: Any, tangents: Any) -> Any:
+        """Scale in one pass."""
+        return _mix_noise_backward(tangents.x, *saved, False), None
+
+
+class AddingMultimodal(Derivative):
+    """add_noise_multimodal is linear in each of xs; the statistics are constants."""
+
+    wrt = ("xs",)
+    constants = (-1,)
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the scales and masks, and what a zero tangent of each modality would be."""
+        zeros = [(x.shape, {"dtype": x.dtype, "device": x.device}) for x in args.xs]
+        return (args.alpha_bars, args.noisy, args.lengths), zeros
+
+    @staticmethod
+    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+        """Scale in one pass each modality that needs a gradient."""
+        wanted = [grad if need else None for grad, need in zip(grads[:-1], needed.xs, strict=True)]
+        return {"xs": AddingMultimodal.scaled(wanted, *saved)}
+
+    @staticmethod
+    def tangent(saved: Any, zeros: Any, tangents: Any) -> Any:
+        """Scale in one pass each modality that has a tangent."""
+        scaled = AddingMultimodal.scaled(tangents.xs, *saved)
+        return *(
+            torch.zeros(shape, **options) if t is None else t for t, (shape, options) in zip(scaled, zeros, strict=True)
+        ), None
+
+    @staticmethod
+    def scaled(grads: Any, alpha_bars: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> list[Tensor | None]:
+        """Scale the gradient of each modality, or leave it None."""
+        columns = [[None if t is None else t[..., m] for t in (alpha_bars, noisy, lengths)] for m in range(len(grads))]
+        return [
+            None if grad is None else _mix_noise_backward(grad, *column, False)
+            for grad, column in zip(grads, columns, strict=True)
+        ]
 
 
 def _empty(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
+_SHARED = "Tensor rng, Tensor? sample_ids, Tensor? noisy, Tensor? lengths, Tensor? p"
 _noise = define(
-    "noise(SymInt[] size, Tensor rng, Tensor? sample_ids, Tensor? noisy, Tensor? lengths, Tensor? p, "
-    "SymInt stream, str kind, ScalarType dtype) -> Tensor",
+    f"noise(SymInt[] size, {_SHARED}, SymInt stream, str kind, ScalarType dtype) -> Tensor",
     reference.noise,
-    lambda size, rng, sample_ids, noisy, lengths, p, stream, kind, dtype: rng.new_empty(size, dtype=dtype),
-)
-map_in_a_loop(_noise)
-_add_noise = define(
-    "add_noise(Tensor x, Tensor alpha_bar, Tensor rng, Tensor? sample_ids, Tensor? noisy, Tensor? lengths, Tensor? p, "
-    "SymInt stream, str kind, bool return_noise) -> (Tensor, Tensor)",
-    reference.add_noise,
-    lambda x, alpha_bar, rng, sample_ids, noisy, lengths, p, stream, kind, return_noise: (
-        _empty(x),
-        _empty(x) if return_noise else x.new_empty(0),
-    ),
-)
-_add_noise_multimodal = define(
-    "add_noise_multimodal(Tensor[] xs, Tensor alpha_bars, Tensor rng, Tensor? sample_ids, Tensor? noisy, "
-    "Tensor? lengths, Tensor? p, SymInt[] streams, str kind, bool return_stats) -> (Tensor[], Tensor)",
-    reference.add_noise_multimodal,
-    lambda xs, alpha_bars, rng, sample_ids, noisy, lengths, p, streams, kind, return_stats: (
-        [_empty(x) for x in xs],
-        rng.new_empty((len(xs) if return_stats else 0, 4), dtype=torch.float64),
-    ),
-)
-_mix_noise = define(
-    "mix_noise(Tensor x, Tensor eps, Tensor alpha_bar, Tensor? noisy, Tensor? lengths) -> Tensor",
-    reference.mix_noise,
-    lambda x, eps, alpha_bar, noisy, lengths: _empty(x),
+    lambda size, rng, *shared: rng.new_empty(size, dtype=shared[-1]),
 )
 _mix_noise_backward = define(
     "mix_noise_backward(Tensor grad, Tensor alpha_bar, Tensor? noisy, Tensor? lengths, bool wrt_noise) -> Tensor",
     reference.mix_noise_backward,
-    lambda grad, alpha_bar, noisy, lengths, wrt_noise: _empty(grad),
+    lambda grad, *_: _empty(grad),
+    derivative=Scaling,
+    vmap=mapped_in_the_batch,
+)
+_mix_noise = define(
+    "mix_noise(Tensor x, Tensor eps, Tensor alpha_bar, Tensor? noisy, Tensor? lengths) -> Tensor",
+    reference.mix_noise,
+    lambda x, *_: _empty(x),
+    derivative=Mixing,
+    vmap=mapped_in_the_batch,
+)
+_add_noise = define(
+    f"add_noise(Tensor x, Tensor alpha_bar, {_SHARED}, SymInt stream, str kind, bool return_noise) -> (Tensor, Tensor)",
+    reference.add_noise,
+    lambda x, *shared: (_empty(x), _empty(x) if shared[-1] else x.new_empty(0)),
+    derivative=Adding,
+    vmap=mapped_in_the_batch,
+)
+_add_noise_multimodal = define(
+    f"add_noise_multimodal(Tensor[] xs, Tensor alpha_bars, {_SHARED}, SymInt[] streams, str kind, bool return_stats) "
+    "-> (Tensor[], Tensor)",
+    reference.add_noise_multimodal,
+    lambda xs, alpha_bars, rng, *shared: (
+        [_empty(x) for x in xs],
+        rng.new_empty((len(xs) if shared[-1] else 0, 4), dtype=reference.wide_dtype(rng.device)),
+    ),
+    derivative=AddingMultimodal,
+    vmap=mapped_in_the_batch,
 )
 
 
-class MixNoiseBackward(Function):
-    """Scale a gradient by sqrt(alpha_bar), or by sqrt(1 - alpha_bar).
+class Source(TypedDict, total=False):
+    """The keyword arguments that the noise of a batch depends on; `add_noise` describes them."""
 
-    The map is diagonal, so it is its own gradient and its own tangent.
-    """
-
-    plain = staticmethod(reference.mix_noise_backward)
-
-    @staticmethod
-    def forward(
-        grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
-    ) -> Tensor:
-        """Call the registered op: [B, ...] -> [B, ...]."""
-        return _mix_noise_backward(grad, alpha_bar, noisy, lengths, wrt_noise)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the scales and masks."""
-        _, alpha_bar, noisy, lengths, ctx.wrt_noise = inputs
-        save(ctx, alpha_bar, noisy, lengths)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """Scale in the same way."""
-        return MixNoiseBackward.call(grad, *ctx.saved_tensors, ctx.wrt_noise), None, None, None, None
-
-    @staticmethod
-    def tangent(ctx: Any, grad_t: Tensor, *_: Any) -> Tensor:
-        """Scale in the same way."""
-        return MixNoiseBackward.call(grad_t, *ctx.saved_tensors, ctx.wrt_noise)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch."""
-        grad, alpha_bar, noisy, lengths, wrt_noise = args
-        size, batch = info.batch_size, grad.movedim(in_dims[0], 0).shape[1] if in_dims[0] is not None else len(grad)
-        folded = MixNoiseBackward.call(
-            fold(grad, in_dims[0], size),
-            fold_scale(alpha_bar, in_dims[1], size, batch),
-            fold(noisy, in_dims[2], size),
-            fold(lengths, in_dims[3], size),
-            wrt_noise,
-        )
-        return folded.unflatten(0, (size, batch)), 0
+    seed: int | Tensor | None
+    draw: int
+    kind: str
+    p: float
+    sample_ids: Tensor | None
 
 
-class MixNoise(Function):
-    """Mix x with given noise (paper, Eq. 3); linear in x and in eps."""
+class SourceOfOne(Source, total=False):
+    """The keyword arguments that the noise of one tensor depends on, and where it applies."""
 
-    plain = staticmethod(reference.mix_noise)
-
-    @staticmethod
-    def forward(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """Call the registered op: [B, ...] -> [B, ...]."""
-        return _mix_noise(x, eps, alpha_bar, noisy, lengths)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the scales and masks."""
-        save(ctx, *inputs[2:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """Scale once for each input that needs a gradient."""
-        of_x, of_eps = ctx.needs_input_grad[:2]
-        return (
-            MixNoiseBackward.call(grad, *ctx.saved_tensors, False) if of_x else None,
-            MixNoiseBackward.call(grad, *ctx.saved_tensors, True) if of_eps else None,
-            *(None, None, None),
-        )
-
-    @staticmethod
-    def tangent(ctx: Any, x_t: Any, eps_t: Any, *_: Any) -> Any:
-        """Mix the tangents, since the op is linear."""
-        x_part = None if x_t is None else MixNoiseBackward.call(x_t, *ctx.saved_tensors, False)
-        eps_part = None if eps_t is None else MixNoiseBackward.call(eps_t, *ctx.saved_tensors, True)
-        if x_part is None or eps_part is None:
-            return eps_part if x_part is None else x_part
-        return x_part + eps_part
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch."""
-        x, eps, alpha_bar, noisy, lengths = args
-        size = info.batch_size
-        x, eps = fold(x, in_dims[0], size), fold(eps, in_dims[1], size)
-        batch = len(x) // size
-        folded = MixNoise.call(
-            x,
-            eps,
-            fold_scale(alpha_bar, in_dims[2], size, batch),
-            fold(noisy, in_dims[3], size),
-            fold(lengths, in_dims[4], size),
-        )
-        return folded.unflatten(0, (size, batch)), 0
+    stream: int
+    noisy: Tensor | None
+    lengths: Tensor | None
 
 
-class AddNoise(Function):
-    """Mix x with noise made in the same pass (paper, Eq. 3); linear in x, so backward needs no noise."""
+class SourceOfAll(Source, total=False):
+    """The keyword arguments that the noise of several modalities depends on, and where it applies."""
 
-    plain = staticmethod(reference.add_noise)
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        alpha_bar: Tensor,
-        rng: Tensor,
-        sample_ids: Tensor | None,
-        noisy: Tensor | None,
-        lengths: Tensor | None,
-        p: Tensor | None,
-        stream: int,
-        kind: str,
-        return_noise: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Call the registered op: (y, eps)."""
-        return _add_noise(x, alpha_bar, rng, sample_ids, noisy, lengths, p, stream, kind, return_noise)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the scales and masks; eps is a constant."""
-        _, alpha_bar, _, _, noisy, lengths, *_ = inputs
-        ctx.mark_non_differentiable(output[1])
-        save(ctx, alpha_bar, noisy, lengths)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
-        """Scale in one pass, or not at all where x needs no gradient."""
-        needed = ctx.needs_input_grad[0]
-        return MixNoiseBackward.call(grad, *ctx.saved_tensors, False) if needed else None, *(None,) * 9
-
-    @staticmethod
-    def tangent(ctx: Any, x_t: Tensor, *_: Any) -> Any:
-        """Scale the tangent, since the op is linear in x."""
-        return MixNoiseBackward.call(x_t, *ctx.saved_tensors, False), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch; with a seed or a p for each slice, run slice by slice."""
-        x, alpha_bar, rng, sample_ids, noisy, lengths, p, stream, kind, return_noise = args
-        if in_dims[2] is not None or in_dims[6] is not None:
-            return loop(AddNoise, info.batch_size, in_dims, args)
-        size = info.batch_size
-        x = fold(x, in_dims[0], size)
-        batch = len(x) // size
-        y, eps = AddNoise.call(
-            x,
-            fold_scale(alpha_bar, in_dims[1], size, batch),
-            rng,
-            fold_ids(sample_ids, in_dims[3], size, batch, x.device),
-            fold(noisy, in_dims[4], size),
-            fold(lengths, in_dims[5], size),
-            *(p, stream, kind, return_noise),
-        )
-        y = y.unflatten(0, (size, batch))
-        return ((y, eps.unflatten(0, (size, batch))), (0, 0)) if return_noise else ((y, eps), (0, None))
-
-
-class AddNoiseMultimodal(Function):
-    """Mix all modalities with noise at once (paper, Eq. 3).
-
-    The features are the last arguments, one by one, because autograd sees no tensors inside a list.
-    """
-
-    @staticmethod
-    def forward(
-        alpha_bars: Tensor,
-        rng: Tensor,
-        sample_ids: Tensor | None,
-        noisy: Tensor | None,
-        lengths: Tensor | None,
-        p: Tensor | None,
-        streams: tuple[int, ...],
-        kind: str,
-        return_stats: bool,
-        *xs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Call the registered op: (*ys, stats)."""
-        shared = (alpha_bars, rng, sample_ids, noisy, lengths, p)
-        ys, stats = _add_noise_multimodal(list(xs), *shared, list(streams), kind, return_stats)
-        return *ys, stats
-
-    @staticmethod
-    def plain(*args: Any) -> tuple[Tensor, ...]:
-        """Run the reference: (*ys, stats)."""
-        ys, stats = reference.add_noise_multimodal(list(args[9:]), *args[:9])
-        return *ys, stats
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the scales and masks; the statistics are constants."""
-        alpha_bars, _, _, noisy, lengths, *_ = inputs
-        ctx.mark_non_differentiable(output[-1])
-        save(ctx, alpha_bars, noisy, lengths)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Scale in one pass for each modality that needs a gradient."""
-        scaled = [
-            _scale_modality(ctx, m, grad) if ctx.needs_input_grad[9 + m] else None for m, grad in enumerate(grads[:-1])
-        ]
-        return *(None,) * 9, *scaled
-
-    @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> Any:
-        """Scale each modality's tangent, since the op is linear in each."""
-        xs_t = tangents[9:]
-        return *(None if x_t is None else _scale_modality(ctx, m, x_t) for m, x_t in enumerate(xs_t)), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch; with a seed or a p for each slice, or statistics, run slice by slice."""
-        alpha_bars, rng, sample_ids, noisy, lengths, p, streams, kind, return_stats, *xs = args
-        if return_stats or in_dims[1] is not None or in_dims[5] is not None:
-            return loop(AddNoiseMultimodal, info.batch_size, in_dims, args)
-        size = info.batch_size
-        xs = [fold(x, dim, size) for x, dim in zip(xs, in_dims[9:], strict=True)]
-        batch = len(xs[0]) // size
-        if alpha_bars.dim() - (in_dims[0] is not None) == 1 and in_dims[0] is not None:  # each slice has its own [M]
-            alpha_bars = alpha_bars.movedim(in_dims[0], 0).repeat_interleave(batch, dim=0)
-        elif alpha_bars.dim() - (in_dims[0] is not None) == 2:
-            alpha_bars = fold(alpha_bars, in_dims[0], size)
-        *ys, stats = AddNoiseMultimodal.call(
-            alpha_bars,
-            rng,
-            fold_ids(sample_ids, in_dims[2], size, batch, rng.device),
-            fold(noisy, in_dims[3], size),
-            fold(lengths, in_dims[4], size),
-            *(p, streams, kind, return_stats, *xs),
-        )
-        return (*(y.unflatten(0, (size, batch)) for y in ys), stats), (*(0,) * len(ys), None)
-
-
-def _scale_modality(ctx: Any, m: int, grad: Tensor) -> Tensor:
-    alpha_bars, noisy, lengths = ctx.saved_tensors
-    noisy_m = None if noisy is None else noisy[:, m]
-    lengths_m = None if lengths is None else lengths[:, m]
-    return MixNoiseBackward.call(grad, alpha_bars[..., m], noisy_m, lengths_m, False)
+    streams: Sequence[int] | None
+    noisy: Tensor | None
+    lengths: Sequence[Tensor | None] | None
 
 
 @overload
 def add_noise(
-    x: Tensor,
-    alpha_bar: float | Tensor,
-    *,
-    seed: int | Tensor | None = ...,
-    draw: int = ...,
-    stream: int = ...,
-    kind: str = ...,
-    p: float = ...,
-    sample_ids: Tensor | None = ...,
-    noisy: Tensor | None = ...,
-    lengths: Tensor | None = ...,
-    return_noise: Literal[False] = ...,
+    x: Tensor, alpha_bar: float | Tensor, *, return_noise: Literal[False] = ..., **source: Unpack[SourceOfOne]
 ) -> Tensor: ...
 @overload
 def add_noise(
-    x: Tensor,
-    alpha_bar: float | Tensor,
-    *,
-    seed: int | Tensor | None = ...,
-    draw: int = ...,
-    stream: int = ...,
-    kind: str = ...,
-    p: float = ...,
-    sample_ids: Tensor | None = ...,
-    noisy: Tensor | None = ...,
-    lengths: Tensor | None = ...,
-    return_noise: Literal[True],
+    x: Tensor, alpha_bar: float | Tensor, *, return_noise: Literal[True], **source: Unpack[SourceOfOne]
 ) -> tuple[Tensor, Tensor]: ...
+@public
 def add_noise(
     x: Tensor,
     alpha_bar: float | Tensor,
@@ -387,51 +261,31 @@ def add_noise(
     """
     check_floating("x", x)
     check_kind(kind)
-    check_stream(stream)
-    rows = (x.shape[0],)
-    tensors = distinct(
+    batch, device = x.shape[0], x.device
+    y, eps = _add_noise(
         x,
-        alpha_bar_tensor("alpha_bar", alpha_bar, ((), rows), x),
-        rng_tensor(seed, draw, x.device),
-        rows_tensor("sample_ids", sample_ids, rows, x.device),
-        rows_tensor("noisy", noisy, rows, x.device),
+        alpha_bar_tensor("alpha_bar", alpha_bar, ((), (batch,)), x),
+        rng_tensor(seed, draw, device),
+        ids_tensor(sample_ids, seed, batch, device),
+        rows_tensor("noisy", noisy, (batch,), device),
         lengths_tensor(lengths, x),
-        p_tensor(kind, p, x.device),
+        p_tensor(kind, p, device),
+        stream_number(stream),
+        kind,
+        bool(return_noise),
     )
-    y, eps = AddNoise.call(*tensors, stream, kind, return_noise)
     return (y, eps) if return_noise else y
 
 
 @overload
 def add_noise_multimodal(
-    xs: Sequence[Tensor],
-    alpha_bars: Tensor,
-    *,
-    seed: int | Tensor | None = ...,
-    draw: int = ...,
-    streams: Sequence[int] | None = ...,
-    kind: str = ...,
-    p: float = ...,
-    sample_ids: Tensor | None = ...,
-    noisy: Tensor | None = ...,
-    lengths: Sequence[Tensor | None] | None = ...,
-    return_stats: Literal[False] = ...,
+    xs: Sequence[Tensor], alpha_bars: Tensor, *, return_stats: Literal[False] = ..., **source: Unpack[SourceOfAll]
 ) -> list[Tensor]: ...
 @overload
 def add_noise_multimodal(
-    xs: Sequence[Tensor],
-    alpha_bars: Tensor,
-    *,
-    seed: int | Tensor | None = ...,
-    draw: int = ...,
-    streams: Sequence[int] | None = ...,
-    kind: str = ...,
-    p: float = ...,
-    sample_ids: Tensor | None = ...,
-    noisy: Tensor | None = ...,
-    lengths: Sequence[Tensor | None] | None = ...,
-    return_stats: Literal[True],
+    xs: Sequence[Tensor], alpha_bars: Tensor, *, return_stats: Literal[True], **source: Unpack[SourceOfAll]
 ) -> tuple[list[Tensor], Tensor]: ...
+@public
 def add_noise_multimodal(
     xs: Sequence[Tensor],
     alpha_bars: Tensor,
@@ -475,27 +329,25 @@ def add_noise_multimodal(
         if x.shape[0] != xs[0].shape[0] or x.dtype != xs[0].dtype or x.device != xs[0].device:
             raise ValueError(f"xs[{m}]: expected xs[0]'s batch, dtype and device, {describe(xs[0])}, got {describe(x)}")
     check_kind(kind)
-    streams = tuple(range(len(xs))) if streams is None else tuple(streams)
-    if len(streams) != len(xs):
-        raise ValueError(f"streams: expected {len(xs)}, one for each of xs, got {len(streams)}")
-    for stream in streams:
-        check_stream(stream)
+    numbers = list(range(len(xs))) if streams is None else [stream_number(stream) for stream in streams]
+    if len(numbers) != len(xs):
+        raise ValueError(f"streams: expected {len(xs)}, one for each of xs, got {len(numbers)}")
     batch, device = xs[0].shape[0], xs[0].device
     if not isinstance(alpha_bars, Tensor):
         raise TypeError(f"alpha_bars: expected a floating tensor [{len(xs)}], got {describe(alpha_bars)}")
-    alpha_bars, rng, ids, noisy, stacked, p_or_none, *distinct_xs = distinct(
+    ys, stats = _add_noise_multimodal(
+        xs,
         alpha_bar_tensor("alpha_bars", alpha_bars, ((len(xs),), (batch, len(xs))), xs[0]),
         rng_tensor(seed, draw, device),
-        rows_tensor("sample_ids", sample_ids, (batch,), device),
+        ids_tensor(sample_ids, seed, batch, device),
         rows_tensor("noisy", noisy, (batch, len(xs)), device),
         _stack_lengths(lengths, xs),
         p_tensor(kind, p, device),
-        *xs,
+        numbers,
+        kind,
+        bool(return_stats),
     )
-    *ys, stats = AddNoiseMultimodal.call(
-        alpha_bars, rng, ids, noisy, stacked, p_or_none, streams, kind, return_stats, *distinct_xs
-    )
-    return (ys, stats) if return_stats else ys
+    return (list(ys), stats) if return_stats else list(ys)
 
 
 def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]) -> Tensor | None:
@@ -518,6 +370,7 @@ def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]
     return torch.stack(columns, dim=1)
 
 
+@public
 def mix_noise(
     x: Tensor,
     eps: Tensor,
@@ -545,17 +398,16 @@ def mix_noise(
     x, eps = widest(x.device, x, eps)
     check_same("eps", eps, "x", x)
     rows = (x.shape[0],)
-    return MixNoise.call(
-        *distinct(
-            x,
-            eps,
-            alpha_bar_tensor("alpha_bar", alpha_bar, ((), rows), x),
-            rows_tensor("noisy", noisy, rows, x.device),
-            lengths_tensor(lengths, x),
-        )
+    return _mix_noise(
+        x,
+        eps,
+        alpha_bar_tensor("alpha_bar", alpha_bar, ((), rows), x),
+        rows_tensor("noisy", noisy, rows, x.device),
+        lengths_tensor(lengths, x),
     )
 
 
+@public
 def noise(
     shape: Sequence[int],
     *,
@@ -584,32 +436,43 @@ def noise(
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    shape = tuple(shape)
-    if not shape or any(extent < 0 for extent in shape):
-        raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
+    shape = _sizes(shape)
     if dtype not in DTYPES:
         raise TypeError(f"dtype: expected {either(DTYPE_NAMES)}, got {dtype}")
     check_elements("shape", shape)
     check_kind(kind)
-    check_stream(stream)
     # Dynamo does not trace torch.get_default_device.
     device = torch.empty(0).device if device is None else torch.device(device)
     if lengths is not None and len(shape) < 2:
         raise ValueError(f"lengths: expected a shape of two or more dims, whose dim 1 they count, got {shape}")
-    rows = (shape[0],)
+    steps = rows_tensor("lengths", lengths, shape[:1], device)
+    if lengths is not None:
+        check_steps(lengths, shape)
     return _noise(
         shape,
         rng_tensor(seed, draw, device),
-        rows_tensor("sample_ids", sample_ids, rows, device),
-        rows_tensor("noisy", noisy, rows, device),
-        rows_tensor("lengths", lengths, rows, device),
+        ids_tensor(sample_ids, seed, shape[0], device),
+        rows_tensor("noisy", noisy, shape[:1], device),
+        steps,
         p_tensor(kind, p, device),
-        stream,
+        stream_number(stream),
         kind,
         dtype,
     )
 
 
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of (B, ...), which are integers of 0 or more."""
+    try:
+        sizes = tuple(size if isinstance(size, (int, torch.SymInt)) else integer("shape", size) for size in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or any(size < 0 for size in sizes):
+        raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape!r}")
+    return sizes
+
+
+@public
 def noise_like(x: Tensor, **options: Any) -> Tensor:
     """Make noise of x's shape, dtype and device.
 

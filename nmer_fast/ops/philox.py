@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import check_stream
 from . import reference
-from ._args import INT_DTYPES, describe, rng_tensor
-from ._library import define, map_in_a_loop
+from ._args import INT_DTYPES, describe, rng_tensor, stream_number
+from ._library import define
+from ._public import public
 
 _philox = define(
     "philox(Tensor seed, Tensor counter) -> Tensor",
     reference.philox,
     lambda seed, counter: torch.empty(counter.shape, dtype=torch.int64, device=counter.device),
 )
-map_in_a_loop(_philox)
 
 
+@public
 def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
     """Make Philox4x32-10 words (Salmon et al., SC'11).
 
@@ -34,13 +34,9 @@ def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
     """
     if not isinstance(counter, Tensor) or counter.dtype not in INT_DTYPES or counter.shape[-1:] != (4,):
         raise ValueError(f"counter: expected an integer tensor [..., 4], got {describe(counter)}")
-    if isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.dim() == 0:
-        key = seed.to(counter.device)
-    elif seed is None:
+    if seed is None:
         raise TypeError("seed: expected an int or an int64 tensor, got None")
-    else:
-        key = rng_tensor(seed, 0, counter.device)[0]
-    return _philox(key, counter.to(torch.int64))
+    return _philox(rng_tensor(seed, 0, counter.device)[0], counter.to(torch.int64))
 
 
 def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, stream: int = 0) -> Tensor:
@@ -58,7 +54,7 @@ def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, s
     Raises:
         ValueError: one line that names the stream, what it was and what was expected.
     """
-    check_stream(stream)
+    stream = stream_number(stream)
     draw_word = torch.zeros_like(quad, dtype=torch.int64) + draw
     words = reference.sample_counter(quad.long(), sample_ids.long(), stream, draw_word)
     return torch.stack(torch.broadcast_tensors(*words), dim=-1)

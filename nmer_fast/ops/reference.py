@@ -19,6 +19,16 @@ from ..contract import COUNTER_TAG, MAX_DRAW, MAX_SAMPLE_ID, MAX_STREAM, Generat
 MASK32 = 0xFFFFFFFF
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether the device has float64. Without it the arithmetic is float32's."""
+    return device.type != "mps"
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of the arithmetic on this device."""
+    return torch.float64 if has_float64(device) else torch.float32
+
+
 def philox(seed: Tensor, counter: Tensor) -> Tensor:
     """Make Philox4x32-10 words (Salmon et al., SC'11): int64 seed [], counter [..., 4] -> words [..., 4] below 2^32."""
     return torch.stack(philox_words(seed, counter.unbind(-1)), dim=-1)

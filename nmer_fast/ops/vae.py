@@ -7,160 +7,124 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import LATENT_STREAM, check_stream
+from ..contract import LATENT_STREAM
 from . import reference
-from ._args import autocast_dtype, check_floating, check_same, distinct, rng_tensor, rows_tensor
-from ._function import Function, fold, fold_ids, loop, save
+from ._args import autocast_dtype, check_floating, check_same, ids_tensor, rng_tensor, stream_number
 from ._library import define
+from ._public import public
+from ._transforms import Derivative, mapped_in_the_batch
 from .noise import noise
 
 
-def _fake_forward(
-    mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
-) -> tuple[Tensor, Tensor]:
-    return torch.empty(mu.shape, dtype=mu.dtype, device=mu.device), mu.new_empty(
-        mu.shape[0], dtype=reference.kl_dtype(mu.dtype)
-    )
+def _eps(mu: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int) -> Tensor:
+    """Make the forward's noise again, in the dtype in which derivatives are computed."""
+    if sample_ids is None:
+        sample_ids = torch.arange(len(mu), device=mu.device)
+    dtype = reference.kl_dtype(mu.dtype)
+    return noise(mu.shape, seed=rng, sample_ids=sample_ids, stream=stream, dtype=dtype, device=mu.device)
 
 
-def _fake_backward(grad_z: Tensor, grad_kl: Tensor, mu: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty(mu.shape, dtype=mu.dtype, device=mu.device), torch.empty(
-        mu.shape, dtype=mu.dtype, device=mu.device
-    )
+def _sum_of_rows(t: Tensor) -> Tensor:
+    return t.reshape(len(t), t.shape[1:].numel()).sum(1)
+
+
+class SamplingBackward(Derivative):
+    """The derivatives of the gradient, which are rarely wanted, are plain PyTorch."""
+
+    wrt = ("grad_z", "grad_kl", "mu", "logvar")
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save all arguments."""
+        return args[:-1], args.stream
+
+    @staticmethod
+    def backward(saved: Any, stream: Any, needed: Any, *grads: Any) -> Any:
+        """Compute the derivatives of <a, grad_mu> + <b, grad_logvar>."""
+        gz, gk, mu, logvar, rng, sample_ids = saved
+        dtype = reference.kl_dtype(mu.dtype)
+        a, b = (torch.zeros_like(mu, dtype=dtype) if grad is None else grad.to(dtype) for grad in grads)
+        gz, lv, k = gz.to(dtype), logvar.to(dtype), reference.rows(gk, mu.dim())
+        half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream)
+        return {
+            "grad_z": (a + b * half).to(mu.dtype),
+            "grad_kl": _sum_of_rows(a * mu.to(dtype) + 0.5 * b * torch.expm1(lv)),
+            "mu": (a * k).to(mu.dtype),
+            "logvar": (b * (0.5 * gz * half + 0.5 * k * lv.exp())).to(mu.dtype),
+        }
+
+    @staticmethod
+    def tangent(saved: Any, stream: Any, tangents: Any) -> Any:
+        """Compute the directional derivatives of both gradients."""
+        gz, gk, mu, logvar, rng, sample_ids = saved
+        dtype = reference.kl_dtype(mu.dtype)
+        gz_t, gk_t, mu_t, lv_t = (
+            torch.zeros_like(value, dtype=dtype) if t is None else t.to(dtype)
+            for t, value in zip(tangents, (gz, gk, mu, logvar), strict=False)
+        )
+        k, k_t, lv = reference.rows(gk, mu.dim()), reference.rows(gk_t, mu.dim()), logvar.to(dtype)
+        half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream)
+        grad_mu_t = gz_t + k_t * mu.to(dtype) + k * mu_t
+        of_lv = 0.5 * gz.to(dtype) * half + 0.5 * k * lv.exp()
+        grad_lv_t = gz_t * half + 0.5 * k_t * torch.expm1(lv) + of_lv * lv_t
+        return grad_mu_t.to(mu.dtype), grad_lv_t.to(mu.dtype)
+
+
+class Sampling(Derivative):
+    """The gradient of the sample z and of its kl makes eps again from the seed."""
+
+    wrt = ("mu", "logvar")
+
+    @staticmethod
+    def save(args: Any, outputs: Any) -> Any:
+        """Save the arguments; eps is not stored."""
+        return args[:-1], args.stream
+
+    @staticmethod
+    def backward(saved: Any, stream: Any, needed: Any, *grads: Any) -> Any:
+        """Compute both gradients in one pass over mu, logvar and grad_z."""
+        mu, logvar, rng, sample_ids = saved
+        grad_z, grad_kl = grads
+        grad_z = torch.zeros_like(mu) if grad_z is None else grad_z
+        grad_kl = mu.new_zeros(mu.shape[0], dtype=reference.kl_dtype(mu.dtype)) if grad_kl is None else grad_kl
+        grad_mu, grad_logvar = _reparameterize_kl_backward(grad_z, grad_kl, mu, logvar, rng, sample_ids, stream)
+        return {"mu": grad_mu, "logvar": grad_logvar}
+
+    @staticmethod
+    def tangent(saved: Any, stream: Any, tangents: Any) -> Any:
+        """Compute the directional derivatives of z and kl."""
+        mu, logvar, rng, sample_ids = saved
+        dtype = reference.kl_dtype(mu.dtype)
+        mu_t, lv_t = (
+            torch.zeros_like(mu, dtype=dtype) if t is None else t.to(dtype) for t in (tangents.mu, tangents.logvar)
+        )
+        lv = logvar.to(dtype)
+        z_t = mu_t + 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream) * lv_t
+        return z_t.to(mu.dtype), _sum_of_rows(mu.to(dtype) * mu_t + 0.5 * torch.expm1(lv) * lv_t)
+
+
+def _empty(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 _reparameterize_kl = define(
     "reparameterize_kl(Tensor mu, Tensor logvar, Tensor rng, Tensor? sample_ids, SymInt stream) -> (Tensor, Tensor)",
     reference.reparameterize_kl,
-    _fake_forward,
+    lambda mu, *_: (_empty(mu), mu.new_empty(mu.shape[0], dtype=reference.kl_dtype(mu.dtype))),
+    derivative=Sampling,
+    vmap=mapped_in_the_batch,
 )
 _reparameterize_kl_backward = define(
     "reparameterize_kl_backward(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, Tensor rng, "
     "Tensor? sample_ids, SymInt stream) -> (Tensor, Tensor)",
     reference.reparameterize_kl_backward,
-    _fake_backward,
+    lambda grad_z, grad_kl, mu, *_: (_empty(mu), _empty(mu)),
+    derivative=SamplingBackward,
+    vmap=mapped_in_the_batch,
 )
 
 
-def _eps(mu: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int) -> Tensor:
-    """Make the forward's noise again, in the dtype in which derivatives are computed."""
-    dtype = reference.kl_dtype(mu.dtype)
-    return noise(mu.shape, seed=rng, sample_ids=sample_ids, stream=stream, dtype=dtype, device=mu.device)
-
-
-class ReparameterizeKLBackward(Function):
-    """The gradient as one fused op. Its own derivatives, which are rarely wanted, are plain PyTorch."""
-
-    plain = staticmethod(reference.reparameterize_kl_backward)
-
-    @staticmethod
-    def forward(
-        grad_z: Tensor,
-        grad_kl: Tensor,
-        mu: Tensor,
-        logvar: Tensor,
-        rng: Tensor,
-        sample_ids: Tensor | None,
-        stream: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Call the registered op: (grad_mu, grad_logvar)."""
-        return _reparameterize_kl_backward(grad_z, grad_kl, mu, logvar, rng, sample_ids, stream)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save all inputs."""
-        *tensors, ctx.stream = inputs
-        save(ctx, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, a: Tensor, b: Tensor) -> Any:
-        """Compute the derivatives of <a, grad_mu> + <b, grad_logvar>."""
-        gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
-        dtype = reference.kl_dtype(mu.dtype)
-        a, b, gz64, lv = a.to(dtype), b.to(dtype), gz.to(dtype), logvar.to(dtype)
-        k = reference.rows(gk, mu.dim())
-        half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, ctx.stream)
-        grad_k = (a * mu.to(dtype) + 0.5 * b * torch.expm1(lv)).reshape(len(mu), mu.shape[1:].numel()).sum(1)
-        grad_lv = b * (0.5 * gz64 * half + 0.5 * k * lv.exp())
-        return (a + b * half).to(mu.dtype), grad_k, (a * k).to(mu.dtype), grad_lv.to(mu.dtype), None, None, None
-
-    @staticmethod
-    def tangent(ctx: Any, gz_t: Any, gk_t: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
-        """Compute the directional derivatives of both gradients."""
-        gz, gk, mu, logvar, rng, sample_ids = ctx.saved_tensors
-        dtype = reference.kl_dtype(mu.dtype)
-        gz_t, mu_t, lv_t = (torch.zeros_like(mu) if t is None else t for t in (gz_t, mu_t, lv_t))
-        gk_t = torch.zeros_like(gk) if gk_t is None else gk_t
-        k, k_t, lv = reference.rows(gk, mu.dim()), reference.rows(gk_t, mu.dim()), logvar.to(dtype)
-        half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, ctx.stream)
-        grad_mu_t = gz_t.to(dtype) + k_t * mu.to(dtype) + k * mu_t.to(dtype)
-        of_lv = 0.5 * gz.to(dtype) * half + 0.5 * k * lv.exp()
-        grad_lv_t = gz_t.to(dtype) * half + 0.5 * k_t * torch.expm1(lv) + of_lv * lv_t.to(dtype)
-        return grad_mu_t.to(mu.dtype), grad_lv_t.to(mu.dtype)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch; with a seed for each slice, run slice by slice."""
-        gz, gk, mu, logvar, rng, sample_ids, stream = args
-        if in_dims[4] is not None:
-            return loop(ReparameterizeKLBackward, info.batch_size, in_dims, args)
-        size = info.batch_size
-        rows = [fold(t, dim, size) for t, dim in zip((gz, gk, mu, logvar), in_dims[:4], strict=True)]
-        batch = len(rows[0]) // size
-        ids = fold_ids(sample_ids, in_dims[5], size, batch, rng.device)
-        outs = ReparameterizeKLBackward.call(*rows, rng, ids, stream)
-        return tuple(out.unflatten(0, (size, batch)) for out in outs), (0, 0)
-
-
-class ReparameterizeKL(Function):
-    """The sample z and its kl; backward makes eps again from the seed."""
-
-    plain = staticmethod(reference.reparameterize_kl)
-
-    @staticmethod
-    def forward(
-        mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
-    ) -> tuple[Tensor, Tensor]:
-        """Call the registered op: (z, kl)."""
-        return _reparameterize_kl(mu, logvar, rng, sample_ids, stream)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the inputs; eps is not stored."""
-        *tensors, ctx.stream = inputs
-        save(ctx, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> Any:
-        """Compute both gradients in one pass over mu, logvar and grad_z."""
-        grad_mu, grad_logvar = ReparameterizeKLBackward.call(grad_z, grad_kl, *ctx.saved_tensors, ctx.stream)
-        return grad_mu, grad_logvar, None, None, None
-
-    @staticmethod
-    def tangent(ctx: Any, mu_t: Any, lv_t: Any, *_: Any) -> Any:
-        """Compute the directional derivatives of z and kl."""
-        mu, logvar, rng, sample_ids = ctx.saved_tensors
-        dtype = reference.kl_dtype(mu.dtype)
-        mu_t, lv_t = (torch.zeros_like(mu) if t is None else t for t in (mu_t, lv_t))
-        mu_t, lv_t, lv = mu_t.to(dtype), lv_t.to(dtype), logvar.to(dtype)
-        z_t = mu_t + 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, ctx.stream) * lv_t
-        kl_t = mu.to(dtype) * mu_t + 0.5 * torch.expm1(lv) * lv_t
-        return z_t.to(mu.dtype), kl_t.reshape(len(mu), mu.shape[1:].numel()).sum(1)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """Fold the mapped axis into the batch; with a seed for each slice, run slice by slice."""
-        mu, logvar, rng, sample_ids, stream = args
-        if in_dims[2] is not None:
-            return loop(ReparameterizeKL, info.batch_size, in_dims, args)
-        size = info.batch_size
-        mu, logvar = fold(mu, in_dims[0], size), fold(logvar, in_dims[1], size)
-        batch = len(mu) // size
-        ids = fold_ids(sample_ids, in_dims[3], size, batch, rng.device)
-        outs = ReparameterizeKL.call(mu, logvar, rng, ids, stream)
-        return tuple(out.unflatten(0, (size, batch)) for out in outs), (0, 0)
-
-
+@public
 def reparameterize_kl(
     mu: Tensor,
     logvar: Tensor,
@@ -194,11 +158,5 @@ def reparameterize_kl(
     if autocast_dtype(mu.device) is not None:
         mu, logvar = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (mu, logvar))
     check_same("logvar", logvar, "mu", mu)
-    check_stream(stream)
-    tensors = distinct(
-        mu,
-        logvar,
-        rng_tensor(seed, draw, mu.device),
-        rows_tensor("sample_ids", sample_ids, (mu.shape[0],), mu.device),
-    )
-    return ReparameterizeKL.call(*tensors, stream)
+    rng, ids = rng_tensor(seed, draw, mu.device), ids_tensor(sample_ids, seed, mu.shape[0], mu.device)
+    return _reparameterize_kl(mu, logvar, rng, ids, stream_number(stream))

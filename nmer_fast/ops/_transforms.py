@@ -1,0 +1,240 @@
+"""The derivative and the vmap rule of a registered op, which every program finds that holds the op.
+
+Both belong to the op in torch's dispatcher: eager code, torch.compile, exported programs, FX passes, torch.func and
+direct calls of `torch.ops.nmer_fast.*` take them from there. docs/design.md says what else was tried.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as fwAD
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+
+# ---------------------------------------------------------------- derivatives
+
+
+class Derivative:
+    """The gradient and the tangent of an op, which lacks both unless a subclass defines them.
+
+    Arguments and their gradients and tangents go by their names in the op's schema.
+
+    Attributes:
+        wrt: the arguments in which the op is differentiable.
+        constants: the positions of the outputs that carry no derivative.
+    """
+
+    wrt: tuple[str, ...] = ()
+    constants: tuple[int, ...] = ()
+
+    @staticmethod
+    def save(args: Any, outputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor | None, ...], Any]:
+        """Choose what the gradient and the tangent need: tensors, and one value that is no tensor."""
+        return (), None
+
+    @staticmethod
+    def backward(saved: tuple[Any, ...], value: Any, needed: Any, *grads: Tensor | None) -> Mapping[str, Any]:
+        """Compute the gradients of the arguments that are needed, by name, from those of the outputs."""
+        raise NotImplementedError
+
+    @staticmethod
+    def tangent(saved: tuple[Any, ...], value: Any, tangents: Any) -> Any:
+        """Compute the outputs' tangents from the arguments' tangents, of which some are None."""
+        raise NotImplementedError
+
+
+def differentiable(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Callable[..., Any]:
+    """Make the op's Autograd kernel."""
+    node = _node(op, derivative)
+    lists, lists_out = _lists(op._schema.arguments), _lists(op._schema.returns)
+
+    def kernel(*args: Any) -> Any:
+        transformed = torch._C._are_functorch_transforms_active()
+        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+        if not transformed and not recorded and fwAD._current_level < 0:
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*args)
+        sizes = {i: len(args[i]) for i in lists}
+        flat = _flatten(args, sizes) if lists else args
+        if transformed:
+            # The dispatcher has entered one level of the transform; the node is made for it alone, as for torch's ops.
+            with enable_single_level_autograd_function():
+                outputs = super(torch.autograd.Function, node).apply(sizes, _modes(), *flat)
+        else:
+            outputs = node.apply(sizes, None, *flat)
+        if not lists_out:
+            return outputs
+        return tuple(_unflatten(outputs, {lists_out[0]: len(outputs) - len(op._schema.returns) + 1}))
+
+    return kernel
+
+
+def _modes() -> tuple[bool, bool]:
+    """Whether gradients and tangents are recorded."""
+    return torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+
+
+@contextmanager
+def _restored(modes: tuple[bool, bool] | None) -> Iterator[None]:
+    """Record as before the node, which records nothing itself: the levels of a transform below it may."""
+    if modes is None:
+        yield
+        return
+    with torch.set_grad_enabled(modes[0]), fwAD._set_fwd_grad_enabled(modes[1]):
+        yield
+
+
+def _lists(declared: Sequence[Any]) -> list[int]:
+    """The positions of the lists of tensors among an op's arguments, or among its outputs (which have at most one)."""
+    return [i for i, one in enumerate(declared) if str(one.type) == "List[Tensor]"]
+
+
+def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
+    """The autograd.Function of an op. Its arguments are the sizes of the lists, then the op's arguments, flat."""
+    arguments = op._schema.arguments
+    names, lists_out = [argument.name for argument in arguments], _lists(op._schema.returns)
+    defaults = [argument.default_value for argument in arguments if argument.has_default_value()]
+    Arguments = namedtuple("Arguments", names, defaults=defaults)
+
+    def check(given: Any) -> None:
+        """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
+        for name, one in zip(names, given, strict=False):
+            if name not in derivative.wrt and one is not None and one is not False and not isinstance(one, list):
+                raise RuntimeError(f"{op.name()}: it has no derivative in {name}; detach() says that none is wanted")
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, sizes: dict[int, int], modes: tuple[bool, bool] | None, *flat: Any) -> Any:
+            args = Arguments(*_unflatten(flat, sizes))
+            with _restored(modes), torch._C._AutoDispatchBelowAutograd():
+                outputs = op(*args)
+            flat_outputs = outputs if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
+            by_position = (outputs,) if isinstance(outputs, Tensor) else flat_outputs
+            tensors, ctx.value = derivative.save(args, by_position)
+            ctx.sizes = sizes
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+            ctx.mark_non_differentiable(*(by_position[i] for i in derivative.constants))
+            ctx.set_materialize_grads(False)  # an unused output may be as large as all states of an LSTM
+            return flat_outputs
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            needed = Arguments(*_unflatten(ctx.needs_input_grad[2:], ctx.sizes))
+            check(needed)
+            saved = ctx.saved_tensors  # once: under activation checkpointing each reading runs the forward again
+            found = {} if all(grad is None for grad in grads) else derivative.backward(saved, ctx.value, needed, *grads)
+            nothing = {names[i]: [None] * size for i, size in ctx.sizes.items()}
+            return None, None, *_flatten(({**nothing, **found}.get(name) for name in names), ctx.sizes)
+
+        @staticmethod
+        def jvp(ctx: Any, _sizes: None, _modes: None, *flat: Any) -> Any:
+            tangents = Arguments(*_unflatten(flat, ctx.sizes))
+            check(tangents)
+            return derivative.tangent(ctx.saved_tensors, ctx.value, tangents)
+
+    Node.__name__ = Node.__qualname__ = op._opname
+    return Node
+
+
+def _flatten(args: Iterable[Any], lists: Collection[int]) -> tuple[Any, ...]:
+    """Put the entries of the lists at these positions in their places: autograd sees no tensors inside a list."""
+    flat: list[Any] = []
+    for i, a in enumerate(args):
+        flat.extend(a if i in lists else (a,))
+    return tuple(flat)
+
+
+def _unflatten(flat: Sequence[Any], sizes: Mapping[int, int]) -> Sequence[Any]:
+    """Gather the entries of lists again; `sizes` has each list's position and length."""
+    if not sizes:
+        return flat
+    rest, count = iter(flat), len(flat) - sum(sizes.values()) + len(sizes)
+    return [[next(rest) for _ in range(sizes[i])] if i in sizes else next(rest) for i in range(count)]
+
+
+# ---------------------------------------------------------------- vmap
+
+
+def mapped_in_a_loop(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """Make a vmap rule that calls the op for each slice."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        slices = [op(*map(_select, args, in_dims, [i] * len(args))) for i in range(info.batch_size)]
+        stacked = _stack(slices)
+        return stacked, _dims(stacked)
+
+    return rule
+
+
+def mapped_in_the_batch(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """Make a vmap rule that folds the mapped axis into the batch, so that one call serves all slices.
+
+    The rows of all slices share a seed, a draw and p in one call; slices that have their own, and statistics, which
+    are sums over a batch, are computed slice by slice.
+    """
+    loop, names = mapped_in_a_loop(op), [argument.name for argument in op._schema.arguments]
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        given, dims = dict(zip(names, args, strict=True)), dict(zip(names, in_dims, strict=True))
+        if dims.get("rng") is not None or dims.get("p") is not None or given.get("return_stats"):
+            return loop(info, in_dims, *args)
+        size, batch = info.batch_size, _batch_of(args[0], in_dims[0])
+        if "sample_ids" in given and given["sample_ids"] is None:  # each slice has 0..B-1, as in a call of its own
+            given["sample_ids"] = torch.arange(batch, device=given["rng"].device)
+        outputs = op(*(_fold(name, value, dims[name], size, batch) for name, value in given.items()))
+        unfolded = _unfold(outputs, size, batch)
+        return unfolded, _dims(unfolded)
+
+    return rule
+
+
+def _select(value: Any, dim: Any, i: int) -> Any:
+    if isinstance(value, list):
+        return [_select(one, d, i) for one, d in zip(value, dim or [None] * len(value), strict=True)]
+    return value.select(dim, i) if isinstance(dim, int) else value
+
+
+def _stack(slices: list[Any]) -> Any:
+    if isinstance(slices[0], Tensor):
+        return torch.stack(slices)
+    return type(slices[0])(_stack(list(column)) for column in zip(*slices, strict=True))
+
+
+def _dims(outputs: Any) -> Any:
+    """The outputs' mapped axes, all of which are the first."""
+    return 0 if isinstance(outputs, Tensor) else type(outputs)(_dims(one) for one in outputs)
+
+
+def _batch_of(rows: Any, dim: Any) -> int:
+    """The batch of one slice of [B, ...], or of the first of several."""
+    if isinstance(rows, list):
+        return _batch_of(rows[0], dim[0] if dim else None)
+    return rows.shape[1 if dim == 0 else 0]
+
+
+def _fold(name: str, value: Any, dim: Any, size: int, batch: int) -> Any:
+    """Fold the mapped axis of an argument into its batch: slices of [B, ...] become [size * B, ...]."""
+    if isinstance(value, list):
+        return [_fold(name, one, d, size, batch) for one, d in zip(value, dim or [None] * len(value), strict=True)]
+    if not isinstance(value, Tensor) or name in ("rng", "p"):
+        return value
+    slice_dims = value.dim() - (dim is not None)
+    if slice_dims == {"alpha_bar": 0, "alpha_bars": 1}.get(name):  # one value for all rows of a slice
+        return value if dim is None else value.movedim(dim, 0).repeat_interleave(batch, dim=0)
+    value = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+    return value.flatten(0, 1)
+
+
+def _unfold(outputs: Any, size: int, batch: int) -> Any:
+    """Give outputs their mapped axis back. An output that was not asked for is empty in every slice."""
+    if not isinstance(outputs, Tensor):
+        return type(outputs)(_unfold(one, size, batch) for one in outputs)
+    if outputs.shape[0] != size * batch:
+        return outputs.expand(size, *outputs.shape)
+    return outputs.unflatten(0, (size, batch))

@@ -1,0 +1,4 @@
+"""placeholder until merge"""
+
+
+def warn_shared_noise() -> None: ...
