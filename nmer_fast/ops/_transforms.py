@@ -136,6 +136,8 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
         def jvp(ctx: Any, _sizes: None, _modes: None, *flat: Any) -> Any:
             tangents = Arguments(*_unflatten(flat, ctx.sizes))
             check(tangents)
+            if derivative.tangent is Derivative.tangent:
+                raise NotImplementedError(f"{op.name()}: it has no forward mode")
             return derivative.tangent(ctx.saved_tensors, ctx.value, tangents)
 
     Node.__name__ = Node.__qualname__ = op._opname
