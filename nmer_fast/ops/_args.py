@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import pack
 from typing import Any
 
@@ -94,9 +95,9 @@ def check_same(name: str, t: Tensor, other_name: str, other: Tensor) -> None:
 
 def in_memory(device: torch.device) -> bool:
     """Whether a tensor may be made of bytes on this device: on a CPU, where no program is traced or transformed."""
-    if device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return False
-    if torch._C._len_torch_dispatch_stack() == 0:
+    if not torch._C._len_torch_dispatch_stack():
         return True
     keys = torch._C._TorchDispatchModeKey
     return all(torch._C._get_dispatch_mode(getattr(keys, name)) is None for name in INFRA_MODES)
@@ -187,14 +188,19 @@ def float_tensor(name: str, value: Any, device: torch.device) -> Tensor:
     if torch.compiler.is_compiling():
         # Arithmetic is the only way to make a tensor from a float that Dynamo does not specialise on.
         return torch.zeros((), dtype=torch.float64, device=device) + value
-    if in_memory(device):
+    return _kept_float(value) if in_memory(device) else torch.full((), value, dtype=torch.float64, device=device)
+
+
+@lru_cache(maxsize=256)
+def _kept_float(value: float) -> Tensor:
+    """A float64 tensor [1], which nobody changes. Making it would cost a tenth of a call on 1,000 elements."""
+    with torch.inference_mode(False):
         return torch.frombuffer(bytearray(pack("=d", value)), dtype=torch.float64)
-    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def alpha_bar_tensor(name: str, value: Any, shapes: Sequence[tuple[int, ...]], like: Tensor) -> Tensor:
     """Turn alpha_bar into a float64 tensor of one of the shapes, on x's device; refuse one that has a gradient."""
-    if not isinstance(value, Tensor):
+    if type(value) is float or not isinstance(value, Tensor):
         return float_tensor(name, value, like.device)
     if value.is_complex() or value.dtype == torch.bool or tuple(value.shape) not in shapes:
         expected = " or ".join(str(list(shape)) for shape in shapes)

@@ -57,13 +57,15 @@ def define(
     torch.library.register_fake(op, fake, lib=LIBRARY)
     torch.library.register_vmap(op, vmap(op), lib=LIBRARY)
 
+    compiling, modes, transformed = (
+        torch.compiler.is_compiling,
+        torch._C._len_torch_dispatch_stack,
+        torch._C._are_functorch_transforms_active,
+    )
+
     def call(*args: Any) -> Any:
         """Call the op: through the dispatcher where a program is traced or transformed, else its Autograd kernel."""
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if compiling() or modes() or transformed():
             return op(*args)
         return kernel(*args)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,13 +52,14 @@ def differentiable(op: torch._ops.OpOverload, derivative: type[Derivative]) -> C
     """Make the op's Autograd kernel."""
     node = _node(op, derivative)
     lists, lists_out = _lists(op._schema.arguments), _lists(op._schema.returns)
+    below, run = torch._C._AutoDispatchBelowAutograd, op._op
 
     def kernel(*args: Any) -> Any:
         transformed = torch._C._are_functorch_transforms_active()
         recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-        if not transformed and not recorded and fwAD._current_level < 0:
-            with torch._C._AutoDispatchBelowAutograd():
-                return op(*args)
+        if not (transformed or recorded) and fwAD._current_level < 0:
+            with below():
+                return run(*args)
         sizes = {i: len(args[i]) for i in lists}
         flat = _flatten(args, sizes) if lists else args
         if transformed:
@@ -80,11 +81,8 @@ def _modes() -> tuple[bool, bool]:
 
 
 @contextmanager
-def _restored(modes: tuple[bool, bool] | None) -> Iterator[None]:
+def _restored(modes: tuple[bool, bool]) -> Iterator[None]:
     """Record as before the node, which records nothing itself: the levels of a transform below it may."""
-    if modes is None:
-        yield
-        return
     with torch.set_grad_enabled(modes[0]), fwAD._set_fwd_grad_enabled(modes[1]):
         yield
 
@@ -111,7 +109,7 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
         @staticmethod
         def forward(ctx: Any, sizes: dict[int, int], modes: tuple[bool, bool] | None, *flat: Any) -> Any:
             args = Arguments(*_unflatten(flat, sizes))
-            with _restored(modes), torch._C._AutoDispatchBelowAutograd():
+            with _restored(modes) if modes else nullcontext(), torch._C._AutoDispatchBelowAutograd():
                 outputs = op(*args)
             flat_outputs = outputs if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
             by_position = (outputs,) if isinstance(outputs, Tensor) else flat_outputs
