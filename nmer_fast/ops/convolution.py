@@ -104,7 +104,7 @@ def _cpu_backward(
     return x.new_empty(0), torch.ops.nmer_fast.winning_windows(inputs, lengths, sizes, grad.contiguous(), argmax)
 
 
-@public
+@public()
 def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Convolve over time, apply ReLU, and take the max over each sample's valid windows (Kim 2014, TextCNN).
 

@@ -20,7 +20,7 @@ _gather_padded = define(
 )
 
 
-@public
+@public()
 def gather_padded(
     values: Tensor,
     offsets: Tensor,

@@ -179,7 +179,7 @@ def _cpu_backward(
     return grad_x, (flat.t() @ inputs).view_as(weight_ih), grad_hh, flat.sum(0).view(weight_ih.shape[:2])
 
 
-@public
+@public()
 def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
     """Run a one-layer, one-direction LSTM from a zero state, and take the max over each sample's valid steps.
 
@@ -205,7 +205,7 @@ def lstm_max_pool(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tens
     return _apply(_lstm_max_pool, x, lengths, weight_ih, weight_hh, bias)
 
 
-@public
+@public()
 def lstm_states(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
     """Run a one-layer LSTM and return its hidden state at every step.
 

@@ -215,7 +215,7 @@ def add_noise(
 def add_noise(
     x: Tensor, alpha_bar: float | Tensor, *, return_noise: Literal[True], **source: Unpack[SourceOfOne]
 ) -> tuple[Tensor, Tensor]: ...
-@public
+@public("x")
 def add_noise(
     x: Tensor,
     alpha_bar: float | Tensor,
@@ -285,7 +285,7 @@ def add_noise_multimodal(
 def add_noise_multimodal(
     xs: Sequence[Tensor], alpha_bars: Tensor, *, return_stats: Literal[True], **source: Unpack[SourceOfAll]
 ) -> tuple[list[Tensor], Tensor]: ...
-@public
+@public("xs")
 def add_noise_multimodal(
     xs: Sequence[Tensor],
     alpha_bars: Tensor,
@@ -370,7 +370,7 @@ def _stack_lengths(lengths: Sequence[Tensor | None] | None, xs: Sequence[Tensor]
     return torch.stack(columns, dim=1)
 
 
-@public
+@public("x", "eps")
 def mix_noise(
     x: Tensor,
     eps: Tensor,
@@ -407,7 +407,7 @@ def mix_noise(
     )
 
 
-@public
+@public()
 def noise(
     shape: Sequence[int],
     *,
@@ -472,7 +472,7 @@ def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-@public
+@public("x")
 def noise_like(x: Tensor, **options: Any) -> Tensor:
     """Make noise of x's shape, dtype and device.
 

@@ -17,7 +17,7 @@ _philox = define(
 )
 
 
-@public
+@public()
 def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
     """Make Philox4x32-10 words (Salmon et al., SC'11).
 

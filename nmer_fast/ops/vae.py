@@ -124,7 +124,7 @@ _reparameterize_kl_backward = define(
 )
 
 
-@public
+@public("mu", "logvar")
 def reparameterize_kl(
     mu: Tensor,
     logvar: Tensor,
