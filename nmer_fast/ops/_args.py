@@ -35,7 +35,9 @@ INFRA_MODES = ("FAKE", "PROXY", "FUNCTIONAL")
 # Inductor computes with integers in int64, which seeds of 2^63 and more overflow; an op takes them unchanged.
 _pack_rng = define(
     "pack_rng(SymInt seed, SymInt draw, Device device) -> Tensor",
-    lambda seed, draw, device: torch.tensor([seed, draw], dtype=torch.int64, device=device),
+    lambda *words_and_device: torch.cat(
+        [torch.full((1,), word, dtype=torch.int64, device=words_and_device[2]) for word in words_and_device[:2]]
+    ),
     lambda seed, draw, device: torch.empty(2, dtype=torch.int64, device=device),
 )
 
