@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
+from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor, without_autocast
 from ._library import LIBRARY, cpu_kernel, define
 from ._public import public
 from ._transforms import Derivative
@@ -47,7 +47,7 @@ class WinningWindow(Derivative):
         """Pass the gradient to the winning window, unless ReLU set it to 0."""
         x, lengths, *taps, pooled, argmax = saved
         grad = torch.where(pooled <= 0, 0.0, grads[0])  # NaN propagates
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, needed.x)
         grad_biases = grad.sum(0).split([t.shape[1] for t in taps], dim=1)
         return {"x": grad_x if needed.x else None, "taps": list(grad_taps), "biases": list(grad_biases)}

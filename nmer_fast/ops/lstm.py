@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor
+from ._args import autocast_dtype, check_same, check_sequences, describe, steps_tensor, without_autocast
 from ._library import LIBRARY, cpu_kernel, define
 from ._public import public
 from ._transforms import Derivative
@@ -68,7 +68,7 @@ class Recurrence(Derivative):
     def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
         """Propagate the gradient back through time."""
         *inputs, argmax, hidden, cell, gates = saved if len(saved) == 8 else (*saved[:4], None, *saved[4:])
-        with torch.autocast(grads[0].device.type, enabled=False):
+        with without_autocast(grads[0].device):
             outputs = _lstm_backward(grads[0], *inputs, hidden, cell, gates, needed.x, argmax)
         found = dict(zip(Recurrence.wrt, outputs, strict=True))
         return found if needed.x else {**found, "x": None}
