@@ -140,7 +140,7 @@ def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.devi
         if seed >= 2**63:
             seed = seed - 2**SEED_BITS
     if isinstance(seed, Tensor) or isinstance(draw, Tensor):
-        words = (w if isinstance(w, Tensor) else _pack_rng(w, 0, device)[0] for w in (seed, draw))
+        words = (w if isinstance(w, Tensor) else _pack_rng(w, 0, device).select(0, 0) for w in (seed, draw))
         return torch.stack([w.to(device, torch.int64) for w in words])
     if torch.compiler.is_compiling():
         return _pack_rng(seed, draw, device)

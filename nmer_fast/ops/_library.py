@@ -54,7 +54,8 @@ def define(
     kernel = differentiable(op, derivative)
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     LIBRARY.impl(name, kernel, "Autograd")
-    torch._decomp.decomposition_table[op] = reference  # read by torch.onnx, and by nothing that runs a program
+    # torch.onnx decomposes by the first table. Tracing would too, but for an op in the second.
+    torch._decomp.decomposition_table[op], torch._decomp.meta_table[op] = reference, fake
     torch.library.register_fake(op, fake, lib=LIBRARY)
     torch.library.register_vmap(op, vmap(op), lib=LIBRARY)
 

@@ -144,4 +144,5 @@ def conv_max_pool(x: Tensor, lengths: Tensor, weights: Sequence[Tensor], biases:
     taps, shifts = [w.mT for w in weights], list(biases)  # [..., F, k, D]
     if encoders:
         return _conv_max_pool(x, valid, taps, shifts)[0]
-    return _conv_max_pool(x, valid, [t[None] for t in taps], [b[None] for b in shifts])[0][:, 0]
+    one_encoder = ([t.unsqueeze(0) for t in taps], [b.unsqueeze(0) for b in shifts])
+    return _conv_max_pool(x, valid, *one_encoder)[0].squeeze(1)

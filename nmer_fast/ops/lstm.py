@@ -234,7 +234,7 @@ def _apply(
     valid = steps_tensor(lengths, x)
     if weight_hh.dim() == 3:
         return op(x, valid, weight_ih, weight_hh, bias)[0]
-    return op(x, valid, weight_ih[None], weight_hh[None], bias[None])[0].squeeze(-2)
+    return op(x, valid, *(w.unsqueeze(0) for w in (weight_ih, weight_hh, bias)))[0].squeeze(-2)
 
 
 def _check_weights(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:

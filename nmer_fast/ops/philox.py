@@ -36,7 +36,7 @@ def philox(seed: int | Tensor, counter: Tensor) -> Tensor:
         raise ValueError(f"counter: expected an integer tensor [..., 4], got {describe(counter)}")
     if seed is None:
         raise TypeError("seed: expected an int or an int64 tensor, got None")
-    return _philox(rng_tensor(seed, 0, counter.device)[0], counter.to(torch.int64))
+    return _philox(rng_tensor(seed, 0, counter.device).select(0, 0), counter.to(torch.int64))
 
 
 def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, stream: int = 0) -> Tensor:

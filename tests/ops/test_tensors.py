@@ -273,7 +273,10 @@ def everything(device):
 @pytest.mark.parametrize("fake", [False, True])
 def test_tensors_without_values_have_shapes_and_gradients(name, fake):
     """On the meta device, and as fake tensors of a CPU and of a GPU that is not there."""
-    for device in ("cpu", "cuda") if fake else ("meta",):
+    devices = ["cpu", "cuda"] if fake else ["meta"]
+    if name == "NoiseScheduler" and fake:
+        devices.remove("cuda")  # a module cannot be moved there
+    for device in devices:
         with FakeTensorMode() if fake else torch.device("meta"):
             call, shapes = everything(device)[name]
             outputs = [t for t in tree_leaves(call()) if isinstance(t, torch.Tensor)]
