@@ -1,4 +1,0 @@
-"""placeholder until merge"""
-
-
-def warn_shared_noise() -> None: ...
