@@ -1,13 +1,14 @@
 """The noise and VAE ops on NumPy arrays, without torch: the same C++ kernels, so the same bits as `nmer_fast.ops`.
 
 A noise value is a pure function of (seed, draw, stream, sample, element): docs/noise_contract.md. Arrays are float32,
-float16 or float64, contiguous or not; results are new arrays. Large calls use all cores and release the GIL.
+float16 or float64, contiguous or not; results are new arrays of the class ndarray, whatever subclass came in. A masked
+array is refused, since its mask would be lost. Large calls use all cores and release the GIL.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,10 @@ from .contract import (
     check_kind,
     check_stream,
     either,
+    integer,
+    real,
 )
+from .processes import warn_shared_noise
 
 Floats = NDArray[Any]
 
@@ -41,12 +45,12 @@ def philox(seed: int, counter: ArrayLike) -> NDArray[np.int64]:
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    array = np.asarray(counter)
+    array = _array("counter", counter)
     if not np.issubdtype(array.dtype, np.integer) or array.shape[-1:] != (4,):
         raise ValueError(f"counter: expected integers [..., 4], got {_describe(array)}")
     counters = np.ascontiguousarray(array, dtype=np.int64).reshape(array.shape)
     words = np.empty_like(counters)
-    _native.philox(_integer("seed", seed) % 2**SEED_BITS, counters, words)
+    _native.philox(integer("seed", seed) % 2**SEED_BITS, counters, words)
     return words
 
 
@@ -76,13 +80,13 @@ def noise(
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
-    shape = tuple(operator.index(extent) for extent in shape)
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape!r}")
+    shape = tuple(integer("shape", extent) for extent in shape)
     if not shape or min(shape) < 0:
         raise ValueError(f"shape: expected (B, ...), sizes of 0 or more with a batch dimension, got {shape}")
-    if np.dtype(dtype).name not in NUMPY_DTYPES:
-        raise TypeError(f"dtype: expected {either(NUMPY_DTYPES)}, got {np.dtype(dtype)}")
     check_elements("shape", shape)
-    eps = np.empty(shape, np.dtype(dtype).newbyteorder("="))
+    eps = np.empty(shape, _dtype(dtype))
     key = _key(seed, draw, kind, p, sample_ids, len(eps))
     _native.noise(key, _stream(stream), _flags(noisy, (len(eps),)), _lengths(lengths, eps), eps)
     return eps
@@ -132,7 +136,8 @@ def add_noise(
         p: the share of impulses, 0 to 1; impulse noise alone reads it.
         sample_ids: integers [B], the samples' ids in their data set (48 bits); 0..B-1 by default.
         noisy: bool [B]; where it is False, y = x bit for bit. All are True by default.
-        lengths: integers [B], the valid steps along dim 1. Beyond them y = 0, whatever x holds, NaN included.
+        lengths: integers [B], the valid steps along dim 1, 0 to T. Beyond them y = 0, whatever x holds, NaN included.
+            For x [B, D] of several features, lengths that are all 1 are refused: one step of D features is x[:, None].
         return_noise: whether to return eps too, which is 0 beyond the length and where a sample is not noisy.
 
     Returns:
@@ -189,7 +194,7 @@ def add_noise_multimodal(
     for m, x in enumerate(arrays):
         if len(x) != batch or x.dtype != arrays[0].dtype:
             raise ValueError(f"xs[{m}]: expected xs[0]'s batch and dtype, {_describe(arrays[0])}, got {_describe(x)}")
-    streams = range(count) if streams is None else streams
+    streams = range(count) if streams is None else list(streams)
     if len(streams) != count:
         raise ValueError(f"streams: expected {count}, one for each of xs, got {len(streams)}")
     ys, stats = [np.empty_like(x) for x in arrays], np.empty((count, 4)) if return_stats else None
@@ -273,8 +278,25 @@ def _describe(value: Any) -> str:
     return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
 
 
+def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """The value as a plain array; a masked one is refused."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, which would be lost, got a masked array")
+    return np.asarray(value)
+
+
+def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in NUMPY_DTYPES:
+        raise TypeError(f"dtype: expected {either(NUMPY_DTYPES)}, got {dtype!r}")
+    return found.newbyteorder("=")
+
+
 def _floats(name: str, value: ArrayLike) -> Floats:
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.dtype.name not in NUMPY_DTYPES:
         raise TypeError(f"{name}: expected {either(NUMPY_DTYPES)}, got {_describe(array)}")
     if array.ndim == 0:
@@ -292,15 +314,8 @@ def _same(name: str, value: ArrayLike, other_name: str, other: ArrayLike) -> Flo
     return array
 
 
-def _integer(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__})") from None
-
-
 def _stream(stream: int) -> int:
-    stream = _integer("stream", stream)
+    stream = integer("stream", stream)
     check_stream(stream)
     return stream
 
@@ -310,19 +325,21 @@ def _key(
 ) -> tuple[int, int, str, float, NDArray[np.int64] | None]:
     """Check what the words depend on, and pack it for the binding: (seed, draw, kind, p, sample ids)."""
     check_kind(kind)
-    if kind == "impulse" and not 0 <= p <= 1:
+    share = real("p", p) if kind == "impulse" else 0.0
+    if not 0 <= share <= 1:
         raise ValueError(f"p: expected a number from 0 to 1, got {p!r}")
-    draw = _integer("draw", draw)
+    draw = integer("draw", draw)
     check_draw(draw)
+    ids = _integers("sample_ids", sample_ids, (batch,))
     if seed is None:
         seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
-    ids = _integers("sample_ids", sample_ids, (batch,))
-    share = float(p) if kind == "impulse" else 0.0
-    return _integer("seed", seed) % 2**SEED_BITS, draw, kind, share, ids
+    elif ids is None:
+        warn_shared_noise()
+    return integer("seed", seed) % 2**SEED_BITS, draw, kind, share, ids
 
 
 def _alpha_bar(name: str, value: ArrayLike, shapes: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
-    array = np.asarray(value)
+    array = _array(name, float(value) if isinstance(value, Real) else value)
     if array.dtype.kind not in "fiu" or array.shape not in shapes or not ((array >= 0) & (array <= 1)).all():
         expected = " or ".join("a number" if shape == () else f"shape {shape}" for shape in shapes)
         got = _describe(array) if array.ndim else repr(value)
@@ -333,7 +350,7 @@ def _alpha_bar(name: str, value: ArrayLike, shapes: tuple[tuple[int, ...], ...])
 def _integers(name: str, value: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
     if value is None:
         return None
-    array = np.asarray(value)
+    array = _array(name, value)
     if array.dtype.kind not in "iu" or array.shape != shape:
         raise ValueError(f"{name}: expected integers of shape {shape}, got {_describe(array)}")
     return array.astype(np.int64)
@@ -342,16 +359,28 @@ def _integers(name: str, value: ArrayLike | None, shape: tuple[int, ...]) -> NDA
 def _flags(noisy: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if noisy is None:
         return None
-    array = np.asarray(noisy)
+    array = _array("noisy", noisy)
     if array.dtype != bool or array.shape != shape:
         raise ValueError(f"noisy: expected bools of shape {shape}, got {_describe(array)}")
     return np.ascontiguousarray(array)
 
 
 def _lengths(lengths: ArrayLike | None, x: Floats) -> NDArray[np.int64] | None:
+    """Check lengths [B], which count valid steps along x's dim 1, and refuse those that would count something else."""
     if lengths is not None and x.ndim < 2:
         raise ValueError(f"lengths: expected two or more dims, whose dim 1 they count, got shape {x.shape}")
-    return _integers("lengths", lengths, (len(x),))
+    steps = _integers("lengths", lengths, (len(x),))
+    if steps is None or not steps.size:
+        return steps
+    for extreme in (steps.min(), steps.max()):
+        if not 0 <= extreme <= x.shape[1]:
+            raise ValueError(f"lengths: expected 0 to T = {x.shape[1]} valid steps along dim 1, got {extreme}")
+    if x.ndim == 2 and x.shape[1] > 1 and (steps == 1).all():
+        raise ValueError(
+            f"lengths: expected steps along dim 1 of x [B, T, ...], got all 1 for shape {x.shape}: "
+            f"one step of {x.shape[1]} features is x[:, None]"
+        )
+    return steps
 
 
 def _stack_lengths(lengths: Sequence[ArrayLike | None] | None, xs: Sequence[Floats]) -> NDArray[np.int64] | None:

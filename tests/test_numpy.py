@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def selection(batch=6, steps=9):
     return {
         "sample_ids": np.array([5, 2**48 - 1, 2**32, 0, -1, 7])[:batch],
         "noisy": np.array([True, True, True, False, True, True])[:batch],
-        "lengths": np.array([9, 0, 4, 1, 12, -3], dtype=np.int32)[:batch],
+        "lengths": np.array([9, 0, 4, 1, 8, 2], dtype=np.int32)[:batch],
     }
 
 
@@ -117,7 +118,48 @@ def test_no_seed_follows_numpys_global_generator():
     assert not np.array_equal(draws[0], draws[2])
 
 
+SCALARS = [int, np.int64, np.uint8, np.array, torch.tensor]
+
+
+@pytest.mark.parametrize("integer", SCALARS)
+def test_integers_of_any_type(integer):
+    expected = nf.noise((2, 9), seed=3, draw=5, stream=7)
+    got = nf.noise((integer(2), integer(9)), seed=integer(3), draw=integer(5), stream=integer(7))
+    assert np.array_equal(got, expected)
+    x = np.zeros((2, 9), np.float32)
+    streams = {"streams": [integer(7), integer(8)]}
+    ys = nf.add_noise_multimodal([x, x], [0, 1], seed=integer(3), draw=integer(5), **streams)
+    assert np.array_equal(ys[0], expected)
+    z, _ = nf.reparameterize_kl(x, x, seed=integer(3), draw=integer(5), stream=integer(7))
+    assert np.array_equal(z, expected)
+    assert np.array_equal(nf.philox(integer(3), [[1, 2, 3, 4]]), nf.philox(3, [[1, 2, 3, 4]]))
+    assert np.array_equal(nf.noise((2, 9), seed=np.uint64(2**64 - 1)), nf.noise((2, 9), seed=-1))
+
+
+@pytest.mark.parametrize("number", [float, np.float32, np.float64, np.float16, Fraction, np.array, torch.tensor])
+def test_numbers_of_any_type(number):
+    """0.25 has the same value in all of them."""
+    x = RNG.normal(size=(3, 50))
+    expected = nf.add_noise(x, 0.25, seed=1, kind="impulse", p=0.25)
+    assert np.array_equal(nf.add_noise(x, number(0.25), seed=1, kind="impulse", p=number(0.25)), expected)
+    assert np.array_equal(nf.mix_noise(x, x, number(0.25)), nf.mix_noise(x, x, 0.25))
+
+
+def test_a_subclass_gives_an_ndarray():
+    y = nf.add_noise(np.ones((2, 3)).view(type("Sub", (np.ndarray,), {})), 0.5, seed=1)
+    assert type(y) is np.ndarray
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 4, 2), (0, 4)])
+def test_lengths_of_1_that_are_steps(shape):
+    x = RNG.normal(size=shape)
+    y = nf.add_noise(x, 1.0, seed=1, lengths=np.ones(shape[0], int))
+    assert np.array_equal(y[:, :1], x[:, :1])
+    assert not y[:, 1:].any()
+
+
 X = np.zeros((3, 4, 2))
+MASKED = np.ma.masked_array(X, mask=X == 0)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +199,37 @@ X = np.zeros((3, 4, 2))
             lambda: nf.add_noise_multimodal([X[:, 0, 0]], [0.5], lengths=[[1, 1, 1]]),
             r"^lengths: expected every x of two",
         ),
+        (
+            lambda: nf.add_noise(X, 0.5, lengths=[4, 5, 0]),
+            r"^lengths: expected 0 to T = 4 valid steps along dim 1, got 5",
+        ),
+        (lambda: nf.mix_noise(X, X, 0.5, lengths=[4, -1, 0]), r"^lengths: expected 0 to T = 4 .*, got -1"),
+        (lambda: nf.noise((3, 4), lengths=np.uint8([4, 5, 0])), r"^lengths: expected 0 to T = 4 .*, got 5"),
+        (
+            lambda: nf.add_noise_multimodal([X, X[:, :2]], [0.5, 0.5], lengths=[None, [1, 2, 3]]),
+            r"^lengths: expected 0 to T = 2 .*, got 3",
+        ),
+        (
+            lambda: nf.add_noise(X[:, :, 0], 0.5, lengths=[1, 1, 1]),
+            r"^lengths: expected steps along dim 1 of x \[B, T, \.\.\.\], got all 1 for shape \(3, 4\): one step of 4 "
+            r"features is x\[:, None\]",
+        ),
+        (lambda: nf.noise(5), r"^shape: expected \(B, \.\.\.\), .* got 5"),
+        (lambda: nf.noise((2, 1.5)), r"^shape: expected an int, got 1\.5"),
+        (lambda: nf.noise((2, 2), dtype="bfloat16"), r"^dtype: expected float32, float16 or float64, got 'bfloat16'"),
+        (lambda: nf.noise((2, 2), dtype="int8"), r"^dtype: expected float32, float16 or float64, got 'int8'"),
+        (lambda: nf.add_noise(X, 0.5, kind="impulse", p="most"), r"^p: expected a number, got 'most'"),
+        (lambda: nf.add_noise(X, 0.5, kind="impulse", p=np.nan), r"^p: expected a number from 0 to 1, got nan"),
+        (lambda: nf.add_noise(MASKED, 0.5), r"^x: expected an array without a mask, which would be lost, got a masked"),
+        (lambda: nf.noise_like(MASKED), r"^x: expected an array without a mask"),
+        (lambda: nf.mix_noise(X, MASKED, 0.5), r"^eps: expected an array without a mask"),
+        (lambda: nf.add_noise_multimodal([X, MASKED], [0.5, 0.5]), r"^xs\[1\]: expected an array without a mask"),
+        (lambda: nf.reparameterize_kl(X, MASKED), r"^logvar: expected an array without a mask"),
+        (lambda: nf.add_noise(X, MASKED[:, 0, 0]), r"^alpha_bar: expected an array without a mask"),
+        (lambda: nf.noise((3, 2), sample_ids=MASKED[:, 0, 0]), r"^sample_ids: expected an array without a mask"),
+        (lambda: nf.noise((3, 2), noisy=MASKED[:, 0, 0]), r"^noisy: expected an array without a mask"),
+        (lambda: nf.noise((3, 2), lengths=MASKED[:, 0, 0]), r"^lengths: expected an array without a mask"),
+        (lambda: nf.philox(1, MASKED), r"^counter: expected an array without a mask"),
         (lambda: nf.philox(1, np.zeros(4)), r"^counter: expected integers \[\.\.\., 4\]"),
     ],
 )

@@ -27,7 +27,7 @@ class Conditions:
         modalities: the modalities' names, in order.
         names: the conditions' names; the incomplete conditions come first.
         incomplete: the number of incomplete conditions, 2^M - 2; a single modality has one, "none".
-        noisy: bool [conditions, M], True where a modality is noisy.
+        table: `noisy` as Python bools, for each condition a tuple of M.
 
     Raises:
         ValueError: one line that says which names were expected and what was given.
@@ -40,17 +40,19 @@ class Conditions:
         if len(self.modalities) > MAX_MODALITIES:
             raise ValueError(f"modalities: expected at most {MAX_MODALITIES}, got {len(self.modalities)}")
         for name in self.modalities:
-            if not name or "+" in name or name in ("none", "all"):
+            if not isinstance(name, str) or not name or "+" in name or name in ("none", "all"):
                 raise ValueError(f"modalities: expected names without '+' and other than none and all, got {name!r}")
         m = len(self.modalities)
         subsets = [subset for size in range(1, m) for subset in combinations(range(m), size)]
         glue = "" if all(len(name) == 1 for name in self.modalities) else "+"
         self.names = [glue.join(self.modalities[i] for i in subset) for subset in subsets] + ["none", "all"]
         self.incomplete = max(len(subsets), 1)
-        clean = torch.zeros(len(self.names), m, dtype=torch.bool)
-        for row, subset in enumerate([*subsets, (), tuple(range(m))]):
-            clean[row, list(subset)] = True
-        self.noisy = ~clean
+        self.table = tuple(tuple(i not in clean for i in range(m)) for clean in [*subsets, (), tuple(range(m))])
+
+    @property
+    def noisy(self) -> Tensor:
+        """True where a modality is noisy, bool [conditions, M], on the CPU."""
+        return torch.tensor(self.table, dtype=torch.bool, device="cpu")
 
     def index(self, name: str) -> int:
         """The index of a condition in `names`; ValueError if there is no such condition."""

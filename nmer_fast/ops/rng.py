@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ._args import describe
-from ._library import define
+from ._library import LIBRARY, define
 
 
 def _next(rng: Tensor) -> Tensor:
+    # Here, not in the public function: a compiled block that is run again calls the op alone.
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "draw, rng: expected one of them where a backward pass runs, since activation checkpointing would see "
+            "other noise when it runs the forward again: take rng = scheduler.next_rng(), or ops.rng_next(buffer), "
+            "outside the checkpointed function and pass rng=rng (seed=rng to an op), or pass draw="
+        )
     snapshot = rng.clone()
-    rng.select(0, 1).add_(1)
+    rng.select(-1, 1).add_(1)
     return snapshot
 
 
+def _vmap(info: Any, in_dims: tuple[int], rng: Tensor) -> tuple[Tensor, int]:
+    return _rng_next(rng.movedim(in_dims[0], 0)), 0  # a view, so the stacked buffers advance
+
+
 _rng_next = define("rng_next(Tensor(a!) rng) -> Tensor", _next, torch.empty_like)
+torch.library.register_vmap(_rng_next, _vmap, lib=LIBRARY)
 
 
 def rng_next(rng: Tensor) -> Tensor:
@@ -33,6 +47,7 @@ def rng_next(rng: Tensor) -> Tensor:
 
     Raises:
         ValueError: one line that names the argument, what it was and what was expected.
+        RuntimeError: a backward pass runs, which is how activation checkpointing runs a forward again.
     """
     if not isinstance(rng, Tensor) or rng.dtype != torch.int64 or rng.shape != (2,):
         raise ValueError(f"rng: expected an int64 tensor [2] = (seed, draw), got {describe(rng)}")

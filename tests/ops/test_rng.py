@@ -121,6 +121,23 @@ def test_inductors_cuda_graphs_draw_afresh():
         torch.testing.assert_close(got, value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_stacked_buffers_advance_each(dim):
+    rngs = torch.tensor([[3, 0], [4, 7], [5, 2**32]])
+    stacked = rngs.clone() if dim == 0 else rngs.t().clone()
+    assert torch.equal(torch.vmap(ops.rng_next, in_dims=dim)(stacked), rngs)
+    assert torch.equal(stacked if dim == 0 else stacked.t(), rngs + torch.tensor([0, 1]))
+
+
+def test_a_backward_pass_takes_no_draw():
+    """A recomputed forward would see other noise."""
+    rng, x = torch.tensor([5, 3]), torch.ones(2, requires_grad=True)
+    x.register_hook(lambda grad: ops.rng_next(rng))
+    with pytest.raises(RuntimeError, match=r"^draw, rng: expected one of them where a backward pass runs"):
+        x.sum().backward()
+    assert rng.tolist() == [5, 3]
+
+
 def test_opcheck():
     torch.library.opcheck(torch.ops.nmer_fast.rng_next.default, (torch.tensor([5, 3]),))
 
