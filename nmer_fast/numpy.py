@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import _native
 from .contract import (
     LATENT_STREAM,
     NUMPY_DTYPES,
@@ -24,6 +23,14 @@ from .contract import (
     check_stream,
     either,
 )
+
+try:
+    from . import _native
+except ImportError as error:
+    raise ImportError(
+        f"nmer_fast.numpy: the C++ library _native is not built or does not load ({error}); nmer_fast.ops needs none. "
+        "To build it, with a C++ compiler: pip install --no-build-isolation --force-reinstall --no-deps nmer_fast"
+    ) from None
 
 Floats = NDArray[Any]
 
