@@ -1,7 +1,8 @@
 """The noise and VAE ops on NumPy arrays, without torch: the same C++ kernels, so the same bits as `nmer_fast.ops`.
 
 A noise value is a pure function of (seed, draw, stream, sample, element): docs/noise_contract.md. Arrays are float32,
-float16 or float64, contiguous or not; results are new arrays. Large calls use all cores and release the GIL.
+float16 or float64, contiguous or not; results are new arrays. Large calls release the GIL and use OMP_NUM_THREADS
+threads, or a thread for each processor that the process may run on.
 """
 
 from __future__ import annotations
