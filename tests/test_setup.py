@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import pybind11
 import pytest
+import torch
 
 from nmer_fast import _native
 
@@ -148,3 +151,27 @@ except ImportError as error:
     assert "To build it, with a C++ compiler: pip install" in second
     assert done.stderr.count("RuntimeWarning") == 1
     assert "the C++ library _torch_ops.so is not built; plain PyTorch serves instead" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["torch_ops.cpp", "native.cpp"])
+def test_the_sources_compile_without_linuxs_own_calls(tmp_path, source):
+    """As on macOS, whose headers have neither MADV_HUGEPAGE and madvise nor CPU_COUNT and sched_getaffinity."""
+    (tmp_path / "sys").mkdir()
+    (tmp_path / "sys" / "mman.h").write_text(
+        "#include_next <sys/mman.h>\n#undef MADV_HUGEPAGE\n#define madvise refused\n"
+    )
+    lacking = "#undef CPU_COUNT\n#define sched_getaffinity refused\n"
+    (tmp_path / "sched.h").write_text(f"#include_next <sched.h>\n{lacking}")
+    torch_headers = Path(torch.__file__).parent / "include"
+    headers = [torch_headers, pybind11.get_include(), sysconfig.get_path("include")]
+    done = subprocess.run(
+        [
+            *("g++", "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{tmp_path}"),
+            *(f"-isystem{folder}" for folder in headers),
+            "-DTORCH_TARGET_VERSION=0x020b000000000000",
+            ROOT / "csrc" / source,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
