@@ -89,4 +89,7 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(wildcard csrc
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel cmake ninja pybind11 torch
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --constraint constraints.txt \
 		--no-build-isolation --editable '.[dev]'
+	# pip hides what a build says: where the kernels are missing, the build says it again.
+	@$(BIN)/python -W error::RuntimeWarning -c 'import nmer_fast.ops' 2> /dev/null || \
+		$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@

@@ -1,9 +1,16 @@
 // Binds the ops on whole batches to NumPy arrays, and tells facts about this build. It translates arrays to pointers;
 // nmer_fast/numpy.py checks arguments and allocates results. Nothing here knows torch.
+#if __has_include(<sched.h>)
+#include <sched.h>  // CPU_COUNT, on Linux
+#endif
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
 #include <optional>
 #include <string>
 #include <thread>
@@ -66,15 +73,49 @@ Selection selection_of(const Maybe& noisy, const Maybe& lengths) {
   return {per_sample(noisy, true), per_sample<Index>(lengths, 0)};
 }
 
-// Starts threads for this call alone, as many as have some hundred microseconds of work each.
+// ---------------------------------------------------------------- threads
+
+// The first number of OMP_NUM_THREADS; 0 where it is not set to a number of threads.
+Index threads_asked_for() {
+  const char* value = std::getenv("OMP_NUM_THREADS");
+  return value == nullptr ? 0 : std::clamp<Index>(std::strtol(value, nullptr, 10), 0, 4096);
+}
+
+// The processors that this process may run on.
+Index processors() {
+#ifdef CPU_COUNT
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+#endif
+  return std::max<Index>(1, std::thread::hardware_concurrency());
+}
+
+// Read once, as OpenMP does, since a call reads without the GIL that guards the environment.
+const Index kAskedFor = threads_asked_for();
+
+// Threads that are joined when they are left. (Apple's library has no std::jthread.)
+struct Joined {
+  std::vector<std::thread> threads;
+  ~Joined() {
+    for (std::thread& t : threads) t.join();
+  }
+};
+
+// Starts threads for this call alone, as many as have some hundred microseconds of work each. The caller does its own
+// part, and those for which the system refuses a thread.
 constexpr auto parallel = [](Index begin, Index end, Index grain, const auto& body) {
   constexpr Index kGrains = 16;
-  const Index most = std::max<Index>(1, std::thread::hardware_concurrency());
-  const Index threads = std::clamp<Index>((end - begin) / (kGrains * grain), 1, most);
+  const Index useful = std::max<Index>(1, (end - begin) / (kGrains * grain));
+  const Index threads = useful == 1 ? 1 : std::min(useful, kAskedFor > 0 ? kAskedFor : processors());
   const auto edge = [=](Index i) { return begin + (end - begin) * i / threads; };
-  std::vector<std::jthread> others;
-  for (Index i = 1; i < threads; ++i) others.emplace_back([&, i] { body(edge(i), edge(i + 1)); });
+  Joined others;
+  try {
+    for (Index i = 1; i < threads; ++i) others.threads.emplace_back([&, i] { body(edge(i), edge(i + 1)); });
+  } catch (const std::exception&) {  // std::system_error, or std::bad_alloc
+  }
+  const Index started = 1 + static_cast<Index>(others.threads.size());
   body(begin, edge(1));
+  if (started < threads) body(edge(started), end);
 };
 
 // ---------------------------------------------------------------- ops

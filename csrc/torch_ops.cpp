@@ -1,7 +1,10 @@
 // Binds the ops on whole batches to torch.ops.nmer_fast, through libtorch's stable ABI. It translates tensors to
 // pointers and allocates outputs. The schemas are defined in Python (nmer_fast/ops), so that the reference serves where
 // this library is missing; arguments are checked there.
-#include <sys/mman.h>
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>  // MADV_HUGEPAGE, on Linux
+#endif
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -86,7 +89,6 @@ Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::c
 // than the noise. It is allocated through the C shim, because the stable header's functions look their operator up by
 // name in every call, 1 us each.
 Tensor output(Sizes sizes, ScalarType dtype) {
-  constexpr std::uintptr_t kHugePage = 2 << 20;
   std::vector<Index> strides(sizes.size(), 1);
   for (std::size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<Index>(sizes[i], 1);
   AtenTensorHandle handle;
@@ -95,10 +97,13 @@ Tensor output(Sizes sizes, ScalarType dtype) {
                                torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(dtype)),
                                aoti_torch_device_type_cpu(), 0, &handle));
   Tensor out(handle);
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t kHugePage = 2 << 20;
   const auto start = reinterpret_cast<std::uintptr_t>(out.mutable_data_ptr());
   const std::uintptr_t end = start + out.numel() * out.element_size();
   const std::uintptr_t aligned = (start + kHugePage - 1) / kHugePage * kHugePage;
   if (end >= aligned + kHugePage) madvise(reinterpret_cast<void*>(aligned), end - aligned, MADV_HUGEPAGE);
+#endif
   return out;
 }
 

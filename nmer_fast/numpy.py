@@ -2,7 +2,8 @@
 
 A noise value is a pure function of (seed, draw, stream, sample, element): docs/noise_contract.md. Arrays are float32,
 float16 or float64, contiguous or not; results are new arrays of the class ndarray, whatever subclass came in. A masked
-array is refused, since its mask would be lost. Large calls use all cores and release the GIL.
+array is refused, since its mask would be lost. Large calls release the GIL and use OMP_NUM_THREADS threads, or a thread
+for each processor that the process may run on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import _native
 from .contract import (
     LATENT_STREAM,
     NUMPY_DTYPES,
@@ -28,6 +28,14 @@ from .contract import (
     real,
 )
 from .processes import warn_shared_noise
+
+try:
+    from . import _native
+except ImportError as error:
+    raise ImportError(
+        f"nmer_fast.numpy: the C++ library _native is not built or does not load ({error}); nmer_fast.ops needs none. "
+        "To build it, with a C++ compiler: pip install --no-build-isolation --force-reinstall --no-deps nmer_fast"
+    ) from None
 
 Floats = NDArray[Any]
 

@@ -1,5 +1,6 @@
 """nmer_fast.numpy gives the bits of nmer_fast.ops, imports no torch, and refuses bad input in one line."""
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -237,3 +238,76 @@ def test_refusals_name_the_argument(call, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# Counts the threads that a process starts, and refuses those beyond a number.
+COUNTED = """
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+int started = 0, refused = 0;
+int pthread_create(pthread_t* t, const pthread_attr_t* a, void* (*f)(void*), void* x) {
+  typedef int Create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  const char* most = getenv("MOST_THREADS");
+  if (most && started >= atoi(most)) return ++refused, EAGAIN;
+  return ++started, ((Create*)dlsym(RTLD_NEXT, "pthread_create"))(t, a, f, x);
+}
+"""
+
+CALLS = """
+import ctypes, hashlib, os, sys
+if sys.argv[1:]:
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+import numpy as np
+from nmer_fast import numpy as nf
+here = ctypes.CDLL(None)
+count = lambda name: ctypes.c_int.in_dll(here, name).value
+before = count("started")
+x = np.linspace(-3, 3, 3 * (2**20 + 5), dtype=np.float32).reshape(3, -1)
+y = nf.add_noise(x, 0.1, seed=3)
+print(count("started") - before, count("refused"), hashlib.sha256(y.tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """A library for LD_PRELOAD that counts threads in place of libc's pthread_create."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("LD_PRELOAD and a process's affinity are Linux's")
+    folder = tmp_path_factory.mktemp("counted")
+    (folder / "counted.c").write_text("#define _GNU_SOURCE\n" + COUNTED)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "counted.so", folder / "counted.c", "-ldl"], check=True)
+    return folder / "counted.so"
+
+
+def threads(counted, *arguments, **environment):
+    """A call's threads started and refused, and its bits, in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, *arguments],
+        env={**kept, "OPENBLAS_NUM_THREADS": "1", "LD_PRELOAD": str(counted), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    started, refused, bits = done.stdout.split()
+    return int(started), int(refused), bits
+
+
+def test_threads_are_those_of_omp_num_threads_or_of_the_process(counted):
+    """The caller works too, so a call of n threads starts n - 1."""
+    *_, alone = threads(counted, OMP_NUM_THREADS="1")
+    assert threads(counted, OMP_NUM_THREADS="1") == (0, 0, alone)
+    assert threads(counted, OMP_NUM_THREADS="5") == (4, 0, alone)
+    assert threads(counted, OMP_NUM_THREADS="3,2") == (2, 0, alone)  # the first is that of the outermost level
+    assert threads(counted, "one processor") == (0, 0, alone)
+    for invalid in ("", "none", "-4", "0"):
+        assert threads(counted, "one processor", OMP_NUM_THREADS=invalid) == (0, 0, alone)
+    assert threads(counted, OMP_NUM_THREADS="1000")[0] == 11  # no more than have work
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_refused_thread_costs_nothing_but_time(counted, most):
+    *_, alone = threads(counted, OMP_NUM_THREADS="1")
+    assert threads(counted, OMP_NUM_THREADS="5", MOST_THREADS=str(most)) == (most, 1, alone)
