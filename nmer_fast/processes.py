@@ -32,9 +32,13 @@ def warn_shared_noise() -> None:
 
 @cache
 def _warn(sharers: str) -> None:
+    """Warn at the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("nmer_fast."):
+        level, frame = level + 1, frame.f_back
     warnings.warn(
         f"sample_ids: none given, so samples count from 0 in each call and {sharers} share their noise: pass "
         "sample_ids, the samples' indices in the data set, and draw, the epoch or the step",
         UserWarning,
-        stacklevel=4,
+        stacklevel=level,
     )

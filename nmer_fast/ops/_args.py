@@ -167,9 +167,23 @@ def _integer(name: str, value: Any) -> Any:
     return value
 
 
+def whole_number(name: str, value: Any) -> int:
+    """Return an int of 0 or more from an integer of any type; raise TypeError or ValueError otherwise."""
+    value = _integer(name, value)
+    if isinstance(value, Tensor):
+        value = int(value)
+        if torch.compiler.is_compiling():
+            torch._check(value >= 0)
+            return value
+    if value < 0:
+        raise ValueError(f"{name}: expected 0 or more, got {value}")
+    return value
+
+
 def stream_number(stream: Any) -> int:
     """Return the number of a stream; raise TypeError or ValueError unless it is an integer that fits its bits."""
-    stream = _integer("stream", stream)
+    if type(stream) is not int:
+        stream = _integer("stream", stream)
     if isinstance(stream, Tensor):
         stream = int(stream)
         if torch.compiler.is_compiling():

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..contract import real
 from . import reference
-from ._args import check_same, describe
+from ._args import check_same, describe, whole_number
 from ._library import define
 from ._public import public
 
@@ -60,8 +61,7 @@ def gather_padded(
             raise ValueError(f"{name}: expected int64 of one dim on {values.device}, got {describe(t)}")
     if len(offsets) == 0:
         raise ValueError("offsets: expected one more than there are sequences, got none")
-    if steps < 0:
-        raise ValueError(f"steps: expected 0 or more, got {steps}")
+    steps = whole_number("steps", steps)
     if (mean is None) != (std is None):
         raise ValueError("mean, std: expected both or neither, got one")
     if mean is not None and std is not None:
@@ -69,4 +69,7 @@ def gather_padded(
             raise ValueError(f"values: expected float32 beside mean and std, got {describe(values)}")
         for name, t in (("mean", mean), ("std", std)):
             check_same(name, t, "a column of values", values.new_empty(values.shape[1]))
-    return _gather_padded(values, offsets, rows, steps, mean, std, clip)
+    if torch.compiler.is_compiling() and not isinstance(clip, (int, float, str)):  # NumPy's numbers are tensors here
+        gathered, limit = _gather_padded(values, offsets, rows, steps, mean, std, math.inf), torch.as_tensor(clip)
+        return gathered if mean is None else gathered.clamp(-limit, limit)
+    return _gather_padded(values, offsets, rows, steps, mean, std, real("clip", clip))

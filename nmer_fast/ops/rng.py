@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ._args import describe
-from ._library import LIBRARY, define
+from ._library import define
+from ._public import public
 
 
 def _next(rng: Tensor) -> Tensor:
@@ -24,14 +23,10 @@ def _next(rng: Tensor) -> Tensor:
     return snapshot
 
 
-def _vmap(info: Any, in_dims: tuple[int], rng: Tensor) -> tuple[Tensor, int]:
-    return _rng_next(rng.movedim(in_dims[0], 0)), 0  # a view, so the stacked buffers advance
-
-
 _rng_next = define("rng_next(Tensor(a!) rng) -> Tensor", _next, torch.empty_like)
-torch.library.register_vmap(_rng_next, _vmap, lib=LIBRARY)
 
 
+@public()
 def rng_next(rng: Tensor) -> Tensor:
     """Return a snapshot of a (seed, draw) buffer and advance the buffer by one draw, without a host sync.
 

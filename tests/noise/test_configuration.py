@@ -279,7 +279,6 @@ def test_a_compiled_model_is_one_graph_from_its_first_call(kind, seed):
     assert counter.frame_count == 1
 
 
-@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="add_noise_multimodal asks for autocast on meta")
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_on_the_meta_device(kind):
     """Among fake tensors the scheduler works too; see the road of that name."""
