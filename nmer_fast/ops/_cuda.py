@@ -30,6 +30,7 @@ def files() -> dict[str, str]:
     return found
 
 
+@cache
 def register() -> bool:
     """Plug the kernels in; without Triton (it is for Linux) the reference serves on CUDA too."""
     if find_spec("triton") is None:

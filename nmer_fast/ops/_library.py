@@ -19,7 +19,7 @@ INTERFACE = 4  # raised with kInterface in csrc/kernels.h when an op's arguments
 
 def _library() -> torch.library.Library:
     """The ops' namespace; where this module is imported again, as in a notebook, the ops are defined anew."""
-    namespace = torch.ops.nmer_fast
+    namespace: Any = torch.ops.nmer_fast
     if "library" in vars(namespace):
         namespace.library._destroy()
     namespace.library = torch.library.Library("nmer_fast", "DEF")

@@ -97,7 +97,8 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
     arguments = op._schema.arguments
     names, lists_out = [argument.name for argument in arguments], _lists(op._schema.returns)
     defaults = [argument.default_value for argument in arguments if argument.has_default_value()]
-    Arguments = namedtuple("Arguments", names, defaults=defaults)
+    make: Any = namedtuple  # mypy wants literal names
+    Arguments = make("Arguments", names, defaults=defaults)
 
     def check(given: Any) -> None:
         """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
@@ -111,15 +112,14 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
             args = Arguments(*_unflatten(flat, sizes))
             with _restored(modes) if modes else nullcontext(), torch._C._AutoDispatchBelowAutograd():
                 outputs = op(*args)
-            flat_outputs = outputs if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
-            by_position = (outputs,) if isinstance(outputs, Tensor) else flat_outputs
+            by_position = (outputs,) if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
             tensors, ctx.value = derivative.save(args, by_position)
             ctx.sizes = sizes
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             ctx.mark_non_differentiable(*(by_position[i] for i in derivative.constants))
             ctx.set_materialize_grads(False)  # an unused output may be as large as all states of an LSTM
-            return flat_outputs
+            return outputs if isinstance(outputs, Tensor) else by_position
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:

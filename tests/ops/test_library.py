@@ -51,3 +51,27 @@ runpy.run_module("nmer_fast.ops.__main__", run_name="__main__")
     assert "CPU       plain PyTorch (the reference)" in done.stdout
     assert done.stderr.count("RuntimeWarning") == 1
     assert f"is of another version (0, expected {_library.INTERFACE})" in done.stderr
+
+
+def test_importing_twice():
+    """A notebook reloads a package in place, or forgets its modules and imports it anew."""
+    code = """
+import importlib, sys, torch
+from nmer_fast import ops
+def gradient(ops):
+    x = torch.ones(2, 3, requires_grad=True)
+    ops.add_noise(x, 0.25, seed=1).sum().backward()
+    assert torch.equal(x.grad, torch.full((2, 3), 0.5))
+    compiled = torch.compile(lambda x: ops.noise_like(x, seed=1), backend="aot_eager", fullgraph=True)
+    return compiled(x)
+first = gradient(ops)
+assert torch.equal(gradient(importlib.reload(ops)), first)
+for _ in range(2):
+    for name in [name for name in sys.modules if name.startswith("nmer_fast")]:
+        del sys.modules[name]
+    torch._dynamo.reset()
+    from nmer_fast import ops as again
+    assert again is not ops and again.compiled == ops.compiled
+    assert torch.equal(gradient(again), first)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
