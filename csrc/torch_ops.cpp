@@ -54,26 +54,45 @@ Kind kind_of(const std::string& name) {
   return *kind;
 }
 
-// One value serves all samples, whether it has a dim or none.
+// A direct call must not read beyond a tensor. A dim of size 1 serves all rows or columns.
+void check_extents(const char* name, const Tensor& t, Index batch, Index columns) {
+  const auto fits = [&](Index dim, Index wanted) {
+    return t.dim() <= dim || t.size(dim) == 1 || t.size(dim) == wanted;
+  };
+  STD_TORCH_CHECK(t.dim() <= 2 && fits(0, batch) && fits(1, columns), name, ": expected one value, or one for each of ",
+                  batch, " samples and ", columns, " modalities");
+}
+
 template <class T>
-PerSample<T> per_sample(const Optional& t, T otherwise) {
+PerSample<T> per_sample(const char* name, const Optional& t, T otherwise, Index batch, Index columns = 1) {
   if (!t.has_value()) return {otherwise};
+  check_extents(name, *t, batch, columns);
   const auto stride = [&](Index dim) { return t->dim() > dim && t->size(dim) > 1 ? t->stride(dim) : 0; };
   return {otherwise, t->const_data_ptr<T>(), stride(0), stride(1)};
 }
 
-Source source_of(const Tensor& rng, const Optional& sample_ids, const Optional& p, Kind kind) {
+Source source_of(const Tensor& rng, const Optional& sample_ids, const Optional& p, Kind kind, Index batch) {
+  STD_TORCH_CHECK(rng.dim() == 1 && rng.size(0) == 2, "rng: expected int64 [2] = (seed, draw)");
+  STD_TORCH_CHECK(!p.has_value() || p->numel() == 1, "p: expected one value");
   const auto* words = rng.const_data_ptr<Index>();
   const auto draw = static_cast<std::uint32_t>(words[rng.stride(0)]);
   const double share = p.has_value() ? *p->const_data_ptr<double>() : 0;
-  return {static_cast<std::uint64_t>(words[0]), draw, kind, share, per_sample<Index>(sample_ids, 0)};
+  return {static_cast<std::uint64_t>(words[0]), draw, kind, share,
+          per_sample<Index>("sample_ids", sample_ids, 0, batch)};
 }
 
-Selection selection_of(const Optional& noisy, const Optional& lengths) {
-  return {per_sample(noisy, true), per_sample<Index>(lengths, 0)};
+Selection selection_of(const Optional& noisy, const Optional& lengths, Index batch, Index columns = 1) {
+  return {per_sample("noisy", noisy, true, batch, columns), per_sample<Index>("lengths", lengths, 0, batch, columns)};
+}
+
+void check_same(const char* name, const Tensor& t, const Tensor& like) {
+  bool same = t.scalar_type() == like.scalar_type() && t.dim() == like.dim();
+  for (Index dim = 0; same && dim < t.dim(); ++dim) same = t.size(dim) == like.size(dim);
+  STD_TORCH_CHECK(same, name, ": expected the shape and dtype of the first tensor");
 }
 
 Samples samples_of(const Tensor& t) {
+  STD_TORCH_CHECK(t.dim() > 0, "expected a tensor [B, ...] with a batch dimension");
   return {type_of(t.scalar_type()), static_cast<Index>(t.element_size()), t.sizes()};
 }
 
@@ -130,8 +149,9 @@ Tensor philox(const Tensor& seed, const Tensor& counter) {
 Tensor noise(const std::vector<Index>& size, const Tensor& rng, const Optional& sample_ids, const Optional& noisy,
              const Optional& lengths, const Optional& p, Index stream, const std::string& kind, ScalarType dtype) {
   Tensor eps = output(Sizes(size.data(), size.size()), dtype);
-  nmer_fast::noise(parallel, kernels(), samples_of(eps), source_of(rng, sample_ids, p, kind_of(kind)), stream,
-                   selection_of(noisy, lengths), eps.mutable_data_ptr());
+  const Samples s = samples_of(eps);
+  nmer_fast::noise(parallel, kernels(), s, source_of(rng, sample_ids, p, kind_of(kind), s.batch), stream,
+                   selection_of(noisy, lengths, s.batch), eps.mutable_data_ptr());
   return eps;
 }
 
@@ -140,9 +160,10 @@ std::tuple<Tensor, Tensor> add_noise(const Tensor& input, const Tensor& alpha_ba
                                      const Optional& p, Index stream, const std::string& kind, bool return_noise) {
   const Tensor x = packed(input);
   Tensor y = output(x), eps = return_noise ? output(x) : output({0}, x.scalar_type());
-  nmer_fast::add_noise(parallel, kernels(), samples_of(x), source_of(rng, sample_ids, p, kind_of(kind)), stream,
-                       selection_of(noisy, lengths), per_sample<double>(alpha_bar, 0), x.const_data_ptr(),
-                       y.mutable_data_ptr(), return_noise ? eps.mutable_data_ptr() : nullptr);
+  const Samples s = samples_of(x);
+  nmer_fast::add_noise(parallel, kernels(), s, source_of(rng, sample_ids, p, kind_of(kind), s.batch), stream,
+                       selection_of(noisy, lengths, s.batch), per_sample<double>("alpha_bar", alpha_bar, 0, s.batch),
+                       x.const_data_ptr(), y.mutable_data_ptr(), return_noise ? eps.mutable_data_ptr() : nullptr);
   return {y, eps};
 }
 
@@ -163,11 +184,16 @@ std::tuple<std::vector<Tensor>, Tensor> add_noise_multimodal(const std::vector<T
     from.push_back(xs.back().const_data_ptr());
     to.push_back(ys.back().mutable_data_ptr());
   }
-  auto keep = per_sample<double>(alpha_bars, 0);
-  if (alpha_bars.dim() == 1) std::swap(keep.row, keep.column);  // [M]: one value for all samples of a modality
+  const auto count = static_cast<Index>(xs.size());
+  const Index batch = all.empty() ? 0 : all[0].batch;
+  for (const Samples& s : all) STD_TORCH_CHECK(s.batch == batch, "xs: expected tensors of one batch");
+  STD_TORCH_CHECK(streams.size() == xs.size(), "streams: expected one for each of xs");
+  const bool by_modality = alpha_bars.dim() == 1;  // [M]: one value for all samples of a modality
+  auto keep = per_sample<double>("alpha_bars", alpha_bars, 0, by_modality ? count : batch, count);
+  if (by_modality) std::swap(keep.row, keep.column);
   Tensor stats = output({return_stats ? static_cast<Index>(xs.size()) : 0, 4}, ScalarType::Double);
-  nmer_fast::add_noise_multimodal(parallel, kernels(), all, source_of(rng, sample_ids, p, kind_of(kind)), streams,
-                                  selection_of(noisy, lengths), keep, from, to,
+  nmer_fast::add_noise_multimodal(parallel, kernels(), all, source_of(rng, sample_ids, p, kind_of(kind), batch),
+                                  streams, selection_of(noisy, lengths, batch, count), keep, from, to,
                                   return_stats ? stats.mutable_data_ptr<double>() : nullptr);
   return {ys, stats};
 }
@@ -176,8 +202,10 @@ Tensor mix_noise(const Tensor& input, const Tensor& noise_input, const Tensor& a
                  const Optional& lengths) {
   const Tensor x = packed(input), eps = packed(noise_input);
   Tensor y = output(x);
-  nmer_fast::mix_noise(parallel, kernels(), samples_of(x), selection_of(noisy, lengths),
-                       per_sample<double>(alpha_bar, 0), x.const_data_ptr(), eps.const_data_ptr(),
+  check_same("eps", eps, x);
+  const Samples s = samples_of(x);
+  nmer_fast::mix_noise(parallel, kernels(), s, selection_of(noisy, lengths, s.batch),
+                       per_sample<double>("alpha_bar", alpha_bar, 0, s.batch), x.const_data_ptr(), eps.const_data_ptr(),
                        y.mutable_data_ptr());
   return y;
 }
@@ -186,20 +214,22 @@ Tensor mix_noise_backward(const Tensor& input, const Tensor& alpha_bar, const Op
                           bool wrt_noise) {
   const Tensor grad = packed(input);
   Tensor out = output(grad);
-  nmer_fast::mix_noise_backward(parallel, kernels(), samples_of(grad), selection_of(noisy, lengths),
-                                per_sample<double>(alpha_bar, 0), wrt_noise, grad.const_data_ptr(),
-                                out.mutable_data_ptr());
+  const Samples s = samples_of(grad);
+  nmer_fast::mix_noise_backward(parallel, kernels(), s, selection_of(noisy, lengths, s.batch),
+                                per_sample<double>("alpha_bar", alpha_bar, 0, s.batch), wrt_noise,
+                                grad.const_data_ptr(), out.mutable_data_ptr());
   return out;
 }
 
 std::tuple<Tensor, Tensor> reparameterize_kl(const Tensor& mu_input, const Tensor& logvar_input, const Tensor& rng,
                                              const Optional& sample_ids, Index stream) {
   const Tensor mu = packed(mu_input), logvar = packed(logvar_input);
+  check_same("logvar", logvar, mu);
   const Samples s = samples_of(mu);
   Tensor z = output(mu), kl = output({s.batch}, s.type == Type::float64 ? ScalarType::Double : ScalarType::Float);
-  nmer_fast::reparameterize_kl(parallel, kernels(), s, source_of(rng, sample_ids, std::nullopt, Kind::gaussian), stream,
-                               mu.const_data_ptr(), logvar.const_data_ptr(), z.mutable_data_ptr(),
-                               kl.mutable_data_ptr());
+  nmer_fast::reparameterize_kl(
+      parallel, kernels(), s, source_of(rng, sample_ids, std::nullopt, Kind::gaussian, s.batch), stream,
+      mu.const_data_ptr(), logvar.const_data_ptr(), z.mutable_data_ptr(), kl.mutable_data_ptr());
   return {z, kl};
 }
 
@@ -207,16 +237,18 @@ std::tuple<Tensor, Tensor> reparameterize_kl_backward(const Tensor& grad_z_input
                                                       const Tensor& mu_input, const Tensor& logvar_input,
                                                       const Tensor& rng, const Optional& sample_ids, Index stream) {
   const Tensor grad_z = packed(grad_z_input), mu = packed(mu_input), logvar = packed(logvar_input);
+  check_same("grad_z", grad_z, mu);
+  check_same("logvar", logvar, mu);
   const Samples s = samples_of(mu);
   Tensor grad_mu = output(mu), grad_logvar = output(mu);
   const auto run = [&](const auto& gk) {
     nmer_fast::reparameterize_kl_backward(parallel, kernels(), s,
-                                          source_of(rng, sample_ids, std::nullopt, Kind::gaussian), stream,
+                                          source_of(rng, sample_ids, std::nullopt, Kind::gaussian, s.batch), stream,
                                           grad_z.const_data_ptr(), gk, mu.const_data_ptr(), logvar.const_data_ptr(),
                                           grad_mu.mutable_data_ptr(), grad_logvar.mutable_data_ptr());
   };
-  if (s.type == Type::float64) run(per_sample<double>(grad_kl, 0));
-  else run(per_sample<float>(grad_kl, 0));
+  if (s.type == Type::float64) run(per_sample<double>("grad_kl", grad_kl, 0, s.batch));
+  else run(per_sample<float>("grad_kl", grad_kl, 0, s.batch));
   return {grad_mu, grad_logvar};
 }
 

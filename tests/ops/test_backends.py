@@ -345,3 +345,30 @@ def test_peak_memory_is_the_output(call):
     """Peak memory grows by the output alone; memory that importing freed lowers the measure a little."""
     done = subprocess.run([sys.executable, "-c", MEMORY.format(call=call)], capture_output=True, text=True, check=True)
     assert 0.6 < float(done.stdout) < 1.1
+
+
+def test_a_direct_call_does_not_read_beyond_a_tensor():
+    """The public functions check first; torch.ops can be called without them."""
+    op, x, half = torch.ops.nmer_fast, torch.ones(3, 4), P * 0 + 0.5
+    rest = (None, None, None, None, 0, "gaussian", False)
+    calls = {
+        "alpha_bar: expected one value, or one for each of 3 samples": lambda: op.add_noise(
+            x, half.expand(2), RNG, *rest
+        ),
+        "sample_ids: expected one value, or one": lambda: op.add_noise(x, half, RNG, torch.arange(2), *rest[1:]),
+        r"rng: expected int64 \[2\]": lambda: op.add_noise(x, half, RNG[:1], *rest),
+        "expected scalar type Bool": lambda: op.mix_noise(x, x, half, torch.ones(3), None),
+        "eps: expected the shape and dtype": lambda: op.mix_noise(x, x[:2], half, None, None),
+        "noisy: expected one value, or one": lambda: op.mix_noise(x, x, half, torch.ones(2) == 1, None),
+        "xs: expected tensors of one batch": lambda: op.add_noise_multimodal(
+            [x, x[:2]], half.expand(2), RNG, None, None, None, None, [0, 1], "gaussian", False
+        ),
+        "lengths: expected one value.*and 2 modalities": lambda: op.add_noise_multimodal(
+            [x, x], half.expand(2), RNG, None, None, torch.ones(3, 3).long(), None, [0, 1], "gaussian", False
+        ),
+        "logvar: expected the shape": lambda: op.reparameterize_kl(x, x.double(), RNG, None, 0),
+        "grad_kl: expected one value": lambda: op.reparameterize_kl_backward(x, x[0, :2], x, x, RNG, None, 0),
+    }
+    for message, call in calls.items():
+        with pytest.raises(RuntimeError, match=message):
+            call()
