@@ -30,6 +30,8 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        rng = torch.randint(2**63 - 1, (2,))
-        kept = ops.noise(x.shape, kind="impulse", p=1 - self.p, seed=rng, stream=DROPOUT_STREAM, dtype=x.dtype).abs_()
+        rng, rows = torch.randint(2**63 - 1, (2,)), torch.arange(len(x))  # each rank has a generator of its own
+        kept = ops.noise(
+            x.shape, kind="impulse", p=1 - self.p, seed=rng, stream=DROPOUT_STREAM, sample_ids=rows, dtype=x.dtype
+        ).abs_()
         return x * kept.mul_(1 / (1 - self.p))
