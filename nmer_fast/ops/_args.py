@@ -12,8 +12,8 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
-from ..contract import DTYPES as DTYPE_NAMES
 from ..contract import (
+    DRAW_BITS,
     MAX_ELEMENTS,
     MAX_STREAM,
     SEED_BITS,
@@ -24,6 +24,7 @@ from ..contract import (
     integer,
     real,
 )
+from ..contract import DTYPES as DTYPE_NAMES
 from ..processes import warn_shared_noise
 from ._library import define
 from .reference import has_float64, wide_dtype
@@ -124,6 +125,14 @@ def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.devi
     Raises:
         TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
+    if (
+        in_memory(device)
+        and type(seed) is int
+        and type(draw) is int
+        and draw >> DRAW_BITS == 0
+        and -1 <= seed >> 63 < 1
+    ):
+        return torch.frombuffer(bytearray(pack("=qq", seed, draw)), dtype=torch.int64)  # a third of torch.tensor's time
     if isinstance(seed, Tensor) and seed.dim() > 0:
         if seed.dtype != torch.int64 or seed.shape != (2,):
             raise ValueError(f"seed: expected an int, None or an int64 tensor [2] = (seed, draw), got {describe(seed)}")
@@ -144,8 +153,6 @@ def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.devi
         return torch.stack([w.to(device, torch.int64) for w in words])
     if torch.compiler.is_compiling():
         return _pack_rng(seed, draw, device)
-    if in_memory(device):
-        return torch.frombuffer(bytearray(pack("=qq", seed, draw)), dtype=torch.int64)  # a third of torch.tensor's time
     rng = torch.full((2,), draw, dtype=torch.int64, device=device)  # by kernels: torch.tensor's copy waits for a GPU
     rng.select(0, 0).fill_(seed)
     return rng
@@ -196,6 +203,8 @@ def stream_number(stream: Any) -> int:
 
 def float_tensor(name: str, value: Any, device: torch.device) -> Tensor:
     """Turn a number from 0 to 1 of any type into a float64 tensor of one element; of a tensor [], read no value."""
+    if type(value) is float and 0 <= value <= 1 and in_memory(device):
+        return _kept_float(value)
     if torch.compiler.is_compiling() and not isinstance(value, (int, float, Tensor, str)):
         value = torch.as_tensor(value)  # Dynamo holds NumPy's numbers as arrays
     if isinstance(value, Tensor):
@@ -211,7 +220,7 @@ def float_tensor(name: str, value: Any, device: torch.device) -> Tensor:
     if torch.compiler.is_compiling():
         # Arithmetic is the only way to make a tensor from a float that Dynamo does not specialise on.
         return torch.zeros((), dtype=torch.float64, device=device) + value
-    return _kept_float(value) if in_memory(device) else torch.full((), value, dtype=torch.float64, device=device)
+    return _kept_float(float(value)) if in_memory(device) else torch.full((), value, dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,10 +22,8 @@ from torch._functorch.utils import enable_single_level_autograd_function
 class Derivative:
     """The gradient and the tangent of an op, which lacks both unless a subclass defines them.
 
-    Arguments and their gradients and tangents go by their names in the op's schema.
-
     Attributes:
-        wrt: the arguments in which the op is differentiable.
+        wrt: the names, in the op's schema, of the arguments in which it is differentiable.
         constants: the positions of the outputs that carry no derivative.
     """
 
@@ -34,40 +32,45 @@ class Derivative:
 
     @staticmethod
     def save(args: Any, outputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor | None, ...], Any]:
-        """Choose what the gradient and the tangent need: tensors, and one value that is no tensor."""
+        """Choose what the gradient and the tangent need: tensors, and one value that is no tensor.
+
+        The arguments go by their names in the schema.
+        """
         return (), None
 
     @staticmethod
-    def backward(saved: tuple[Any, ...], value: Any, needed: Any, *grads: Tensor | None) -> Mapping[str, Any]:
-        """Compute the gradients of the arguments that are needed, by name, from those of the outputs."""
+    def backward(saved: tuple[Any, ...], value: Any, needed: Sequence[Any], *grads: Tensor | None) -> Sequence[Any]:
+        """Compute the gradients of the arguments `wrt`, of which some may not be needed, from those of the outputs."""
         raise NotImplementedError
 
     @staticmethod
-    def tangent(saved: tuple[Any, ...], value: Any, tangents: Any) -> Any:
-        """Compute the outputs' tangents from the arguments' tangents, of which some are None."""
+    def tangent(saved: tuple[Any, ...], value: Any, *tangents: Any) -> Any:
+        """Compute the outputs' tangents from those of the arguments `wrt`, of which some may be None."""
         raise NotImplementedError
 
 
 def differentiable(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Callable[..., Any]:
     """Make the op's Autograd kernel."""
-    node = _node(op, derivative)
     lists, lists_out = _lists(op._schema.arguments), _lists(op._schema.returns)
-    below, run = torch._C._AutoDispatchBelowAutograd, op._op
+    # torch.autograd.Function.apply would enter a transform a second time: the dispatcher has entered one level of it.
+    apply = super(torch.autograd.Function, _node(op, derivative)).apply
+    below, run, any_requires_grad = torch._C._AutoDispatchBelowAutograd, op._op, torch._C._any_requires_grad
+    unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+    grad_enabled, is_transformed = torch.is_grad_enabled, torch._C._are_functorch_transforms_active
 
     def kernel(*args: Any) -> Any:
-        transformed = torch._C._are_functorch_transforms_active()
-        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-        if not (transformed or recorded) and fwAD._current_level < 0:
+        transformed = is_transformed()
+        if not transformed and fwAD._current_level < 0 and not (grad_enabled() and any_requires_grad(*args)):
             with below():
                 return run(*args)
         sizes = {i: len(args[i]) for i in lists}
-        flat = _flatten(args, sizes) if lists else args
+        # A tensor that has left its transform stands for the one inside it.
+        flat = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in (_flatten(args, sizes) if lists else args)]
         if transformed:
-            # The dispatcher has entered one level of the transform; the node is made for it alone, as for torch's ops.
             with enable_single_level_autograd_function():
-                outputs = super(torch.autograd.Function, node).apply(sizes, _modes(), *flat)
+                outputs = apply(sizes, _modes(), *flat)
         else:
-            outputs = node.apply(sizes, None, *flat)
+            outputs = apply(sizes, None, *flat)
         if not lists_out:
             return outputs
         return tuple(_unflatten(outputs, {lists_out[0]: len(outputs) - len(op._schema.returns) + 1}))
@@ -100,43 +103,57 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
     make: Any = namedtuple  # mypy wants literal names
     Arguments = make("Arguments", names, defaults=defaults)
 
-    def check(given: Any) -> None:
-        """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
-        for name, one in zip(names, given, strict=False):
-            if name not in derivative.wrt and one is not None and one is not False and not isinstance(one, list):
-                raise RuntimeError(f"{op.name()}: it has no derivative in {name}; detach() says that none is wanted")
+    wrt = [names.index(name) for name in derivative.wrt]
+
+    others = [(i, name) for i, name in enumerate(names) if name not in derivative.wrt]
+
+    def chosen(given: Sequence[Any]) -> Sequence[Any]:
+        """What is given (True, or a tangent) for the arguments `wrt`; RuntimeError where it is given for another."""
+        for i, name in others:
+            if given[i] is not None and given[i] is not False:
+                raise RuntimeError(f"{op.name()}: it has no derivative in {name}; detach() it if none is wanted")
+        return [given[i] for i in wrt]
 
     class Node(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, sizes: dict[int, int], modes: tuple[bool, bool] | None, *flat: Any) -> Any:
             args = Arguments(*_unflatten(flat, sizes))
-            with _restored(modes) if modes else nullcontext(), torch._C._AutoDispatchBelowAutograd():
-                outputs = op(*args)
+            if modes is None:
+                with torch._C._AutoDispatchBelowAutograd():
+                    outputs = op._op(*args)
+            else:
+                with _restored(modes), torch._C._AutoDispatchBelowAutograd():
+                    outputs = op(*args)
             by_position = (outputs,) if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
             tensors, ctx.value = derivative.save(args, by_position)
             ctx.sizes = sizes
             ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
-            ctx.mark_non_differentiable(*(by_position[i] for i in derivative.constants))
+            if modes is not None or fwAD._current_level >= 0:
+                ctx.save_for_forward(*tensors)
+            if derivative.constants:
+                ctx.mark_non_differentiable(*[by_position[i] for i in derivative.constants])
             ctx.set_materialize_grads(False)  # an unused output may be as large as all states of an LSTM
             return outputs if isinstance(outputs, Tensor) else by_position
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            needed = Arguments(*_unflatten(ctx.needs_input_grad[2:], ctx.sizes))
-            check(needed)
+            needed = chosen(_unflatten(ctx.needs_input_grad[2:], ctx.sizes))
             saved = ctx.saved_tensors  # once: under activation checkpointing each reading runs the forward again
-            found = {} if all(grad is None for grad in grads) else derivative.backward(saved, ctx.value, needed, *grads)
-            nothing = {names[i]: [None] * size for i, size in ctx.sizes.items()}
-            return None, None, *_flatten(({**nothing, **found}.get(name) for name in names), ctx.sizes)
+            if all(grad is None for grad in grads):
+                return (None,) * len(ctx.needs_input_grad)
+            found: list[Any] = [None] * len(names)
+            for i, size in ctx.sizes.items():
+                found[i] = [None] * size
+            for i, gradient in zip(wrt, derivative.backward(saved, ctx.value, needed, *grads), strict=True):
+                found[i] = gradient
+            return None, None, *(_flatten(found, ctx.sizes) if ctx.sizes else found)
 
         @staticmethod
         def jvp(ctx: Any, _sizes: None, _modes: None, *flat: Any) -> Any:
-            tangents = Arguments(*_unflatten(flat, ctx.sizes))
-            check(tangents)
+            tangents = chosen(_unflatten(flat, ctx.sizes))
             if derivative.tangent is Derivative.tangent:
                 raise NotImplementedError(f"{op.name()}: it has no forward mode")
-            return derivative.tangent(ctx.saved_tensors, ctx.value, tangents)
+            return derivative.tangent(ctx.saved_tensors, ctx.value, *tangents)
 
     Node.__name__ = Node.__qualname__ = op._opname
     return Node

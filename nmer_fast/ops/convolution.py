@@ -48,9 +48,9 @@ class WinningWindow(Derivative):
         x, lengths, *taps, pooled, argmax = saved
         grad = torch.where(pooled <= 0, 0.0, grads[0])  # NaN propagates
         with without_autocast(x.device):
-            grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, needed.x)
+            grad_x, grad_taps = _conv_max_pool_backward(grad, x, lengths, taps, argmax, needed[0])
         grad_biases = grad.sum(0).split([t.shape[1] for t in taps], dim=1)
-        return {"x": grad_x if needed.x else None, "taps": list(grad_taps), "biases": list(grad_biases)}
+        return grad_x if needed[0] else None, list(grad_taps), list(grad_biases)
 
 
 _conv_max_pool = define(

@@ -69,9 +69,8 @@ class Recurrence(Derivative):
         """Propagate the gradient back through time."""
         *inputs, argmax, hidden, cell, gates = saved if len(saved) == 8 else (*saved[:4], None, *saved[4:])
         with without_autocast(grads[0].device):
-            outputs = _lstm_backward(grads[0], *inputs, hidden, cell, gates, needed.x, argmax)
-        found = dict(zip(Recurrence.wrt, outputs, strict=True))
-        return found if needed.x else {**found, "x": None}
+            grad_x, *others = _lstm_backward(grads[0], *inputs, hidden, cell, gates, needed[0], argmax)
+        return grad_x if needed[0] else None, *others
 
 
 class MaxPool(Recurrence):

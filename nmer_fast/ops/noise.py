@@ -47,12 +47,12 @@ class Scaling(Derivative):
     @staticmethod
     def backward(saved: Any, wrt_noise: Any, needed: Any, *grads: Any) -> Any:
         """Scale in the same way."""
-        return {"grad": _mix_noise_backward(grads[0], *saved, wrt_noise)}
+        return (_mix_noise_backward(grads[0], *saved, wrt_noise),)
 
     @staticmethod
-    def tangent(saved: Any, wrt_noise: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, wrt_noise: Any, *tangents: Any) -> Any:
         """Scale in the same way."""
-        return _mix_noise_backward(tangents.grad, *saved, wrt_noise)
+        return _mix_noise_backward(tangents[0], *saved, wrt_noise)
 
 
 class Mixing(Derivative):
@@ -68,18 +68,12 @@ class Mixing(Derivative):
     @staticmethod
     def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
         """Scale once for each input that needs a gradient."""
-        return {
-            name: _mix_noise_backward(grads[0], *saved, name == "eps") for name in Mixing.wrt if getattr(needed, name)
-        }
+        return [_mix_noise_backward(grads[0], *saved, i == 1) if needed[i] else None for i in range(2)]
 
     @staticmethod
-    def tangent(saved: Any, value: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, value: Any, *tangents: Any) -> Any:
         """Mix the tangents."""
-        scaled = [
-            _mix_noise_backward(t, *saved, wrt_noise)
-            for t, wrt_noise in ((tangents.x, False), (tangents.eps, True))
-            if t is not None
-        ]
+        scaled = [_mix_noise_backward(t, *saved, i == 1) for i, t in enumerate(tangents) if t is not None]
         return scaled[0] if len(scaled) == 1 else scaled[0] + scaled[1]
 
 
@@ -93,12 +87,12 @@ class Adding(Derivative):
     @staticmethod
     def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
         """Scale in one pass."""
-        return {"x": _mix_noise_backward(grads[0], *saved, False)}
+        return (_mix_noise_backward(grads[0], *saved, False),)
 
     @staticmethod
-    def tangent(saved: Any, value: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, value: Any, *tangents: Any) -> Any:
         """Scale in one pass."""
-        return _mix_noise_backward(tangents.x, *saved, False), None
+        return _mix_noise_backward(tangents[0], *saved, False), None
 
 
 class AddingMultimodal(Derivative):
@@ -114,18 +108,16 @@ class AddingMultimodal(Derivative):
         return (args.alpha_bars, args.noisy, args.lengths), zeros
 
     @staticmethod
-    def backward(saved: Any, value: Any, needed: Any, *grads: Any) -> Any:
+    def backward(saved: Any, zeros: Any, needed: Any, *grads: Any) -> Any:
         """Scale in one pass each modality that needs a gradient."""
-        wanted = [grad if need else None for grad, need in zip(grads[:-1], needed.xs, strict=True)]
-        return {"xs": AddingMultimodal.scaled(wanted, *saved)}
+        wanted = [grad if need else None for grad, need in zip(grads[:-1], needed[0], strict=True)]
+        return (AddingMultimodal.scaled(wanted, *saved),)
 
     @staticmethod
-    def tangent(saved: Any, zeros: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, zeros: Any, *tangents: Any) -> Any:
         """Scale in one pass each modality that has a tangent."""
-        scaled = AddingMultimodal.scaled(tangents.xs, *saved)
-        return *(
-            torch.zeros(shape, **options) if t is None else t for t, (shape, options) in zip(scaled, zeros, strict=True)
-        ), None
+        scaled = zip(AddingMultimodal.scaled(tangents[0], *saved), zeros, strict=True)
+        return *(torch.zeros(shape, **options) if t is None else t for t, (shape, options) in scaled), None
 
     @staticmethod
     def scaled(grads: Any, alpha_bars: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> list[Tensor | None]:

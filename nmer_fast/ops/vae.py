@@ -46,21 +46,21 @@ class SamplingBackward(Derivative):
         a, b = (torch.zeros_like(mu, dtype=dtype) if grad is None else grad.to(dtype) for grad in grads)
         gz, lv, k = gz.to(dtype), logvar.to(dtype), reference.rows(gk, mu.dim())
         half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream)
-        return {
-            "grad_z": (a + b * half).to(mu.dtype),
-            "grad_kl": _sum_of_rows(a * mu.to(dtype) + 0.5 * b * torch.expm1(lv)),
-            "mu": (a * k).to(mu.dtype),
-            "logvar": (b * (0.5 * gz * half + 0.5 * k * lv.exp())).to(mu.dtype),
-        }
+        return (
+            (a + b * half).to(mu.dtype),
+            _sum_of_rows(a * mu.to(dtype) + 0.5 * b * torch.expm1(lv)),
+            (a * k).to(mu.dtype),
+            (b * (0.5 * gz * half + 0.5 * k * lv.exp())).to(mu.dtype),
+        )
 
     @staticmethod
-    def tangent(saved: Any, stream: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, stream: Any, *tangents: Any) -> Any:
         """Compute the directional derivatives of both gradients."""
         gz, gk, mu, logvar, rng, sample_ids = saved
         dtype = reference.kl_dtype(mu.dtype)
         gz_t, gk_t, mu_t, lv_t = (
             torch.zeros_like(value, dtype=dtype) if t is None else t.to(dtype)
-            for t, value in zip(tangents, (gz, gk, mu, logvar), strict=False)
+            for t, value in zip(tangents, (gz, gk, mu, logvar), strict=True)
         )
         k, k_t, lv = reference.rows(gk, mu.dim()), reference.rows(gk_t, mu.dim()), logvar.to(dtype)
         half = 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream)
@@ -87,17 +87,14 @@ class Sampling(Derivative):
         grad_z, grad_kl = grads
         grad_z = torch.zeros_like(mu) if grad_z is None else grad_z
         grad_kl = mu.new_zeros(mu.shape[0], dtype=reference.kl_dtype(mu.dtype)) if grad_kl is None else grad_kl
-        grad_mu, grad_logvar = _reparameterize_kl_backward(grad_z, grad_kl, mu, logvar, rng, sample_ids, stream)
-        return {"mu": grad_mu, "logvar": grad_logvar}
+        return _reparameterize_kl_backward(grad_z, grad_kl, mu, logvar, rng, sample_ids, stream)
 
     @staticmethod
-    def tangent(saved: Any, stream: Any, tangents: Any) -> Any:
+    def tangent(saved: Any, stream: Any, *tangents: Any) -> Any:
         """Compute the directional derivatives of z and kl."""
         mu, logvar, rng, sample_ids = saved
         dtype = reference.kl_dtype(mu.dtype)
-        mu_t, lv_t = (
-            torch.zeros_like(mu, dtype=dtype) if t is None else t.to(dtype) for t in (tangents.mu, tangents.logvar)
-        )
+        mu_t, lv_t = (torch.zeros_like(mu, dtype=dtype) if t is None else t.to(dtype) for t in tangents)
         lv = logvar.to(dtype)
         z_t = mu_t + 0.5 * (lv / 2).exp() * _eps(mu, rng, sample_ids, stream) * lv_t
         return z_t.to(mu.dtype), _sum_of_rows(mu.to(dtype) * mu_t + 0.5 * torch.expm1(lv) * lv_t)
