@@ -52,6 +52,7 @@ class Derivative:
 def differentiable(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Callable[..., Any]:
     """Make the op's Autograd kernel."""
     lists, lists_out = _lists(op._schema.arguments), _lists(op._schema.returns)
+    wrt = [i for i, argument in enumerate(op._schema.arguments) if argument.name in derivative.wrt]
     # torch.autograd.Function.apply would enter a transform a second time: the dispatcher has entered one level of it.
     apply = super(torch.autograd.Function, _node(op, derivative)).apply
     below, run, any_requires_grad = torch._C._AutoDispatchBelowAutograd, op._op, torch._C._any_requires_grad
@@ -64,13 +65,15 @@ def differentiable(op: torch._ops.OpOverload, derivative: type[Derivative]) -> C
             with below():
                 return run(*args)
         sizes = {i: len(args[i]) for i in lists}
-        # A tensor that has left its transform stands for the one inside it.
-        flat = [unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in (_flatten(args, sizes) if lists else args)]
         if transformed:
             with enable_single_level_autograd_function():
-                outputs = apply(sizes, _modes(), *flat)
+                outputs = apply(*_flatten(args, sizes), (sizes, _modes()))
         else:
-            outputs = apply(sizes, None, *flat)
+            alive = list(args)
+            for i in wrt:  # a tensor that has left its transform stands for the one inside it
+                one = args[i]
+                alive[i] = [unwrap_if_dead(t) for t in one] if i in sizes else unwrap_if_dead(one)
+            outputs = apply(*(_flatten(alive, sizes) if sizes else alive), (sizes, None))
         if not lists_out:
             return outputs
         return tuple(_unflatten(outputs, {lists_out[0]: len(outputs) - len(op._schema.returns) + 1}))
@@ -96,28 +99,34 @@ def _lists(declared: Sequence[Any]) -> list[int]:
 
 
 def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
-    """The autograd.Function of an op. Its arguments are the sizes of the lists, then the op's arguments, flat."""
+    """The autograd.Function of an op.
+
+    Its arguments are the op's, flat, and then the lists' sizes with the modes to restore. Its methods do little, since
+    each line costs a noticeable part of a call on 1,000 elements.
+    """
     arguments = op._schema.arguments
     names, lists_out = [argument.name for argument in arguments], _lists(op._schema.returns)
     defaults = [argument.default_value for argument in arguments if argument.has_default_value()]
     make: Any = namedtuple  # mypy wants literal names
     Arguments = make("Arguments", names, defaults=defaults)
+    wrt, nothing = [names.index(name) for name in derivative.wrt], [None] * (len(names) + 1)
+    others = [i for i in range(len(names)) if i not in wrt]
 
-    wrt = [names.index(name) for name in derivative.wrt]
-
-    others = [(i, name) for i, name in enumerate(names) if name not in derivative.wrt]
-
-    def chosen(given: Sequence[Any]) -> Sequence[Any]:
-        """What is given (True, or a tangent) for the arguments `wrt`; RuntimeError where it is given for another."""
-        for i, name in others:
-            if given[i] is not None and given[i] is not False:
-                raise RuntimeError(f"{op.name()}: it has no derivative in {name}; detach() it if none is wanted")
-        return [given[i] for i in wrt]
+    def refuse(given: Sequence[Any]) -> None:
+        """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
+        for i in others:
+            if (
+                given[i] is not None
+                and given[i] is not False
+                and not (isinstance(given[i], list) and not any(given[i]))
+            ):
+                raise RuntimeError(f"{op.name()}: it has no derivative in {names[i]}; detach() it if none is wanted")
 
     class Node(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, sizes: dict[int, int], modes: tuple[bool, bool] | None, *flat: Any) -> Any:
-            args = Arguments(*_unflatten(flat, sizes))
+        def forward(ctx: Any, *flat_and_how: Any) -> Any:
+            *flat, (ctx.sizes, modes) = flat_and_how
+            args = Arguments(*_unflatten(flat, ctx.sizes))
             if modes is None:
                 with torch._C._AutoDispatchBelowAutograd():
                     outputs = op._op(*args)
@@ -126,7 +135,6 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
                     outputs = op(*args)
             by_position = (outputs,) if isinstance(outputs, Tensor) else _flatten(outputs, lists_out)
             tensors, ctx.value = derivative.save(args, by_position)
-            ctx.sizes = sizes
             ctx.save_for_backward(*tensors)
             if modes is not None or fwAD._current_level >= 0:
                 ctx.save_for_forward(*tensors)
@@ -137,23 +145,25 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            needed = chosen(_unflatten(ctx.needs_input_grad[2:], ctx.sizes))
             saved = ctx.saved_tensors  # once: under activation checkpointing each reading runs the forward again
-            if all(grad is None for grad in grads):
-                return (None,) * len(ctx.needs_input_grad)
-            found: list[Any] = [None] * len(names)
-            for i, size in ctx.sizes.items():
+            found, sizes = nothing.copy(), ctx.sizes
+            for i, size in sizes.items():
                 found[i] = [None] * size
-            for i, gradient in zip(wrt, derivative.backward(saved, ctx.value, needed, *grads), strict=True):
-                found[i] = gradient
-            return None, None, *(_flatten(found, ctx.sizes) if ctx.sizes else found)
+            if grads[0] is not None or any(grad is not None for grad in grads):
+                given = _unflatten(ctx.needs_input_grad, sizes) if sizes else ctx.needs_input_grad
+                refuse(given)
+                gradients = derivative.backward(saved, ctx.value, [given[i] for i in wrt], *grads)
+                for i, gradient in zip(wrt, gradients, strict=True):
+                    found[i] = gradient
+            return _flatten(found, sizes) if sizes else tuple(found)
 
         @staticmethod
-        def jvp(ctx: Any, _sizes: None, _modes: None, *flat: Any) -> Any:
-            tangents = chosen(_unflatten(flat, ctx.sizes))
+        def jvp(ctx: Any, *flat: Any) -> Any:
+            tangents = _unflatten(flat, ctx.sizes)
+            refuse(tangents)
             if derivative.tangent is Derivative.tangent:
                 raise NotImplementedError(f"{op.name()}: it has no forward mode")
-            return derivative.tangent(ctx.saved_tensors, ctx.value, *tangents)
+            return derivative.tangent(ctx.saved_tensors, ctx.value, *[tangents[i] for i in wrt])
 
     Node.__name__ = Node.__qualname__ = op._opname
     return Node
