@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from nmer_fast import noise
 from nmer_fast.noise import NoiseSchedule, NoiseScheduler
@@ -86,7 +87,7 @@ def test_a_draw_in_a_compiled_step(number):
 
 
 def test_draws_in_a_compiled_step_do_not_recompile():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(fullgraph=True, backend=counter)
     def step(draw):
