@@ -126,15 +126,13 @@ def check_condition(condition: Any, conditions: Conditions, batch: int, device: 
             )
         return condition.to(device, torch.int64).expand(batch)
     if isinstance(condition, Tensor):
-        raise ValueError(
-            f"condition: expected indices, an integer tensor of shape [{batch}], got {describe(condition)}"
-        )
-    if isinstance(condition, Integral) and not isinstance(condition, bool):
-        index = int(condition)
+        raise ValueError(f"condition: expected an integer tensor of shape [{batch}], got {describe(condition)}")
+    if isinstance(condition, str):
+        index = conditions.index(condition)
+    elif isinstance(condition, bool) or not (isinstance(condition, Integral) or getattr(condition, "ndim", None) == 0):
+        raise TypeError(f"condition: expected a name, an index or an integer tensor, got {describe(condition)}")
+    else:
+        index = integer("condition", condition)
         if not 0 <= index < count:
             raise ValueError(f"condition: expected an index from 0 to {count - 1}, got {index}")
-    elif isinstance(condition, str):
-        index = conditions.index(condition)
-    else:
-        raise TypeError(f"condition: expected a name, an index or an integer tensor, got {describe(condition)}")
     return torch.full((batch,), index, dtype=torch.int64, device=device)

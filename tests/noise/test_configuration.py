@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
-from nmer_fast import ops
+from nmer_fast import ops, processes
 from nmer_fast.noise import NoiseSchedule, NoiseScheduler
 
 SEED = 2**40 + 12345  # float32 rounds it
@@ -269,7 +270,7 @@ def test_an_exported_model_draws_what_the_model_draws(kind, strict):
 def test_a_compiled_model_is_one_graph_from_its_first_call(kind, seed):
     model, eager, x = Model(kind, seed), Model(kind, seed), torch.randn(5, 8)
     eager.load_state_dict(model.state_dict())
-    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for _ in range(3):
         torch.testing.assert_close(compiled(x), eager(x), rtol=1e-5, atol=1e-5)
@@ -321,3 +322,37 @@ def test_eval_adds_noise_too():
     x = {m: torch.zeros(3, 8) for m in "al"}
     assert torch.equal(Model().eval().noise(x).features["a"], Model().noise(x).features["a"])
     assert Model().eval().noise(x, condition="none").features["a"].abs().min() > 0
+
+
+def test_a_scheduler_made_of_real_tensors_works_among_fake_ones():
+    scheduler, mode = Model("range").noise, FakeTensorMode()
+    scheduler.rng = mode.from_tensor(scheduler.rng)
+    with mode:
+        assert scheduler({m: torch.empty(3, 8) for m in "al"}).features["a"].shape == (3, 8)
+        assert scheduler.noisy_of_condition[torch.zeros(2, dtype=torch.int64)].shape == (2, 2)
+
+
+def test_a_copy_is_one_graph_from_its_first_call():
+    model, x = pickle.loads(pickle.dumps(Model("range"))), {m: torch.randn(3, 8) for m in "al"}
+    assert model.noise._tables.keys() == {("cpu", None)}
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model.noise, fullgraph=True, backend=counter)
+    for draw in range(2):
+        assert torch.equal(compiled(x).features["a"], Model("range").noise(x, draw=draw).features["a"])
+    assert counter.frame_count == 1
+
+
+def test_a_scheduler_made_on_the_meta_device_works_as_it_is():
+    with torch.device("meta"):
+        scheduler = Model().noise
+        noisy = scheduler.conditions.noisy
+    assert (scheduler.rng.device.type, noisy.device.type) == ("cpu", "cpu")
+    x = {m: torch.randn(3, 8) for m in "al"}
+    assert torch.equal(scheduler(x).features["a"], Model().noise(x).features["a"])
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_of_one_rank_is_told_nothing():
+    processes._warn.cache_clear()
+    with warnings.catch_warnings(action="error"):
+        Model().noise({m: torch.zeros(3, 8) for m in "al"})
