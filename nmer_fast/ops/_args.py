@@ -215,8 +215,8 @@ def float_tensor(name: str, value: Any, device: torch.device) -> Tensor:
         value = real(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
-    if not has_float64(device):
-        device = torch.device("cpu")  # whose numbers mix with tensors of every device
+    if not has_float64(device):  # a number without dims on the CPU mixes with tensors of every device
+        return torch.full((), value, dtype=torch.float64, device="cpu")
     if torch.compiler.is_compiling():
         # Arithmetic is the only way to make a tensor from a float that Dynamo does not specialise on.
         return torch.zeros((), dtype=torch.float64, device=device) + value
