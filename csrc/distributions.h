@@ -54,6 +54,10 @@ inline std::string unknown_kind(std::string_view name) {
 //
 // The polynomials and the order of their operations are the same in every backend: with fused multiply-add they give
 // the same bits everywhere.
+//
+// A transform makes the four values of each of kQuads quads, whose lanes are those of interleaved_lane, in the order of
+// the elements. Of the quads of two such vectors it can also make the first value or the first two alone, for samples
+// that are that short; quad_of_lane says where they stand.
 
 namespace nmer_fast::NMER_FAST_ISA {
 
@@ -105,6 +109,72 @@ inline SinCos sin_cos(U32 w) {
   return {(F32)((I32)where_negative(odd, c, s) ^ sin_sign), (F32)((I32)where_negative(odd, s, c) ^ cos_sign)};
 }
 
+// ---------------------------------------------------------------- float64
+//
+// The parts of the transforms in float64. u is the float32 value; the polynomials keep eps within 1e-12 of the
+// definition, with the same bits wherever there is fused multiply-add.
+
+// The numbers of the even and of the odd lanes of a vector of 32-bit lanes.
+struct TwoF64 {
+  F64 even, odd;
+};
+
+template <std::size_t N>
+inline F64 horner(const double (&c)[N], F64 x) {
+  F64 sum = splat(c[N - 1]);
+#pragma GCC unroll 16
+  for (std::size_t i = 1; i < N; ++i) sum = fma(sum, x, splat(c[N - 1 - i]));
+  return sum;
+}
+
+// A small unsigned integer in each lane, less `minus`: the integer is put into the mantissa of 2^52.
+inline F64 small_to_double(U64 x, double minus) { return (F64)(x | 0x4330000000000000) - (0x1p52 + minus); }
+
+// u in (0, 1] as unit<Bits> has it. It is no subnormal, so its bits are moved.
+template <int Bits>
+inline TwoF64 unit64(U32 w) {
+  const U64 bits = (U64)unit<Bits>(w);
+  constexpr std::uint64_t bias = std::uint64_t{1023 - 127} << 52;
+  return {(F64)((bits << 32 >> 3) + bias), (F64)((bits >> 32 << 29) + bias)};
+}
+
+// -2 ln u for u in [2^-33, 1]. u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); with s = f / (2 + f), -2 ln(1 + f)
+// is -4 atanh(s) = -4 s + s^3 P(s^2), where P is a minimax polynomial of degree 5 (relative error 2^-50).
+inline F64 minus_two_log64(F64 u) {
+  static constexpr double P[] = {-0x1.55555555553b8p+0, -0x1.9999999b8677ap-1, -0x1.2492462af84abp-1,
+                                 -0x1.c71fccd953895p-2, -0x1.7382dbfa1ce75p-2, -0x1.546a3155bacbfp-2};
+  constexpr std::uint64_t one = std::uint64_t{1023} << 52, root_half = 0x3FE6A09E667F3BCD;
+  const U64 bits = (U64)u;
+  const U64 exponent = (bits + (one - root_half)) >> 52;  // e + 1023
+  const F64 f = (F64)(bits + one - (exponent << 52)) - 1.0;
+  const F64 s = f / (f + 2.0), z = s * s;
+  const F64 q = fma(s * z, horner(P, z), -4.0 * s);
+  return fma(small_to_double(exponent, 1023), splat(-0x1.62e42fefa39efp+0), q);  // -2 ln 2
+}
+
+struct SinCos64 {
+  F64 sin, cos;
+};
+
+// As sin_cos, of the low half of each lane; the polynomials' absolute error is below 2^-46.
+inline SinCos64 sin_cos64(U64 w) {
+  static constexpr double S[] = {-0x1.555555555516bp-3, 0x1.1111110fd3d43p-7, -0x1.a019fd9b35ee5p-13,
+                                 0x1.71d9a9f41c5a9p-19, -0x1.aa285788aaa42p-26};
+  static constexpr double C[] = {0x1.5555555555437p-5, -0x1.6c16c16b614fcp-10, 0x1.a019ff53a6a1cp-16,
+                                 -0x1.27e25f4bb4e6fp-22, 0x1.1c81c3531fff2p-29};
+  constexpr std::uint64_t sign = std::uint64_t{1} << 63;
+  const U64 turned = w + (1u << 29);                                                   // bits 30 and 31 are the quarter
+  const F64 x = small_to_double(turned & 0x3FFFFFFF, 0x1p29) * 0x1.921fb54442d18p-30;  // pi / 2^31
+  const F64 z = x * x;
+  const F64 s = fma(x * z, horner(S, z), x);
+  const F64 c = fma(z * z, horner(C, z), fma(z, splat(-0.5), splat(1.0)));
+  const I64 odd = (I64)(turned << 33);
+  const U64 sin_sign = (turned << 32) & sign, cos_sign = ((turned + (1u << 30)) << 32) & sign;
+  return {(F64)((U64)where_negative(odd, c, s) ^ sin_sign), (F64)((U64)where_negative(odd, s, c) ^ cos_sign)};
+}
+
+// ---------------------------------------------------------------- from words to values
+
 // Box-Muller: words (0, 1) and words (2, 3) of each quad give a radius and an angle. The values are r0 cos, r0 sin, r1
 // cos and r1 sin.
 struct Gaussian {
@@ -114,6 +184,46 @@ struct Gaussian {
     const auto [lower, upper] = interleave(r * angle.cos, r * angle.sin);
     store(out, lower);
     store(out + kLanes, upper);
+  }
+  template <int Kept>
+  void first(const U64 (&a)[4], const U64 (&b)[4], float* out) const {
+    const F32 r = square_root(minus_two_log(unit<32>(pack(a[0], b[0]))));
+    const SinCos angle = sin_cos(pack(a[1], b[1]));
+    const F32 one = r * angle.cos;
+    if constexpr (Kept == 1) return store(out, one);
+    const F32 two = r * angle.sin;
+    store(out, (F32)pack((U64)one, (U64)two));
+    store(out + kLanes, (F32)pack((U64)one >> 32, (U64)two >> 32));
+  }
+  void operator()(const U64 (&w)[4], double* out) const {
+    const auto [r0, r1] = roots(w[0], w[2]);
+    const InterleavedPairs first = pairs(r0, w[1]), second = pairs(r1, w[3]);
+    store_blocks(out, first.lower, second.lower);
+    store_blocks(out + 2 * kQuads, first.upper, second.upper);
+  }
+  template <int Kept>
+  void first(const U64 (&a)[4], const U64 (&b)[4], double* out) const {
+    const auto [r0, r1] = roots(a[0], b[0]);
+    if constexpr (Kept == 1) {
+      store(out, r0 * sin_cos64(a[1]).cos);
+      store(out + kQuads, r1 * sin_cos64(b[1]).cos);
+    } else {
+      const InterleavedPairs first = pairs(r0, a[1]), second = pairs(r1, b[1]);
+      store(out, first.lower);
+      store(out + kQuads, first.upper);
+      store(out + 2 * kQuads, second.lower);
+      store(out + 3 * kQuads, second.upper);
+    }
+  }
+
+ private:
+  static TwoF64 roots(U64 w0, U64 w1) {
+    const TwoF64 u = unit64<32>(pack(w0, w1));
+    return {square_root(minus_two_log64(u.even)), square_root(minus_two_log64(u.odd))};
+  }
+  static InterleavedPairs pairs(F64 r, U64 w) {
+    const SinCos64 angle = sin_cos64(w);
+    return interleave(r * angle.cos, r * angle.sin);
   }
 };
 
@@ -125,6 +235,34 @@ struct ByWord {
     const auto [lower, upper] = interleave_pairs(pack(w[0], w[1]), pack(w[2], w[3]));
     store(out, map(lower));
     store(out + kLanes, map(upper));
+  }
+  template <int Kept>
+  void first(const U64 (&a)[4], const U64 (&b)[4], float* out) const {
+    if constexpr (Kept == 1) return store(out, map(pack(a[0], b[0])));
+    store(out, map(pack(a[0], a[1])));
+    store(out + kLanes, map(pack(b[0], b[1])));
+  }
+  void operator()(const U64 (&w)[4], double* out) const {
+    const TwoF64 one = map.pair(pack(w[0], w[1])), two = map.pair(pack(w[2], w[3]));
+    const auto first = interleave(one.even, one.odd), second = interleave(two.even, two.odd);
+    store_blocks(out, first.lower, second.lower);
+    store_blocks(out + 2 * kQuads, first.upper, second.upper);
+  }
+  template <int Kept>
+  void first(const U64 (&a)[4], const U64 (&b)[4], double* out) const {
+    if constexpr (Kept == 1) {
+      const TwoF64 values = map.pair(pack(a[0], b[0]));
+      store(out, values.even);
+      store(out + kQuads, values.odd);
+    } else {
+      for (const auto* w : {&a, &b}) {
+        const TwoF64 values = map.pair(pack((*w)[0], (*w)[1]));
+        const auto [lower, upper] = interleave(values.even, values.odd);
+        store(out, lower);
+        store(out + kQuads, upper);
+        out += 2 * kQuads;
+      }
+    }
   }
 };
 
@@ -138,11 +276,22 @@ struct Impulse {
     const U32 present = (U32)((I32)(w >> 1) <= last);
     return (F32)((U32)signed_by_bit_0(splat(1.0f), w) & present);
   }
+  TwoF64 pair(U32 w) const { return {value((U64)w & 0xFFFFFFFF), value((U64)w >> 32)}; }
+
+ private:
+  F64 value(U64 w) const {
+    const U64 present = (U64)((I64)(w >> 1) <= std::int64_t{last});
+    return (F64)(((U64)splat(1.0) | (~w << 63)) & present);
+  }
 };
 
 // sqrt(3) (2 u - 1).
 struct Uniform {
   F32 operator()(U32 w) const { return fma(unit<32>(w), splat(0x1.bb67aep+1f), splat(-0x1.bb67aep+0f)); }
+  TwoF64 pair(U32 w) const {
+    const TwoF64 u = unit64<32>(w);
+    return {(2.0 * u.even - 1.0) * std::numbers::sqrt3, (2.0 * u.odd - 1.0) * std::numbers::sqrt3};
+  }
 };
 
 // The magnitude is -ln u / sqrt(2), where u has 31 bits; bit 0 of the word is the sign.
@@ -150,7 +299,26 @@ struct Laplace {
   F32 operator()(U32 w) const {
     return signed_by_bit_0(minus_two_log(unit<31>(w >> 1)) * 0x1.6a09e6p-2f, w);  // 1 / (2 sqrt(2))
   }
+  TwoF64 pair(U32 w) const {
+    const TwoF64 u = unit64<31>(w >> 1);
+    return {magnitude(u.even, (U64)w << 63), magnitude(u.odd, (U64)w >> 32 << 63)};
+  }
+
+ private:
+  // `bit` is bit 0 of the word, as the lane's highest bit.
+  static F64 magnitude(F64 u, U64 bit) {
+    return (F64)((U64)(minus_two_log64(u) * 0x1.6a09e667f3bcdp-2) | (bit ^ (std::uint64_t{1} << 63)));
+  }
 };
+
+// Where the values of each lane stand if the first `Kept` values of each quad are kept: the number of the lane's quad
+// among those of two vectors, of which `position` counts the lanes. 4 means all.
+template <class Float, int Kept>
+constexpr int quad_of_lane(int position) {
+  const int vector = position / kQuads, lane = position % kQuads;
+  if (Kept == 4 || (Kept == 2 && sizeof(Float) == 8)) return vector * kQuads + interleaved_lane(lane);
+  return Kept == 1 && sizeof(Float) == 4 ? 2 * lane + vector : position;
+}
 
 // Calls f with the kind's transform from words to values. `last` is the parameter of Impulse.
 template <class F>
@@ -160,48 +328,6 @@ void with_transform(Kind kind, std::int32_t last, const F& f) {
     case Kind::impulse: return f(ByWord{Impulse{last}});
     case Kind::uniform: return f(ByWord{Uniform{}});
     case Kind::laplace: return f(ByWord{Laplace{}});
-  }
-}
-
-// ---------------------------------------------------------------- float64
-//
-// The definition of the noise, which float64 features get: u is the float32 value, and all other functions are libm's.
-
-inline double unit64(std::uint32_t w, int bits) {
-  const float scale = std::ldexp(1.0f, -bits);
-  const float product = static_cast<float>(w) * scale;
-  return product + scale / 2;
-}
-
-// Box-Muller on two words.
-inline void box_muller64(std::uint32_t radius, std::uint32_t turn, double* out) {
-  const double r = std::sqrt(-2 * std::log(unit64(radius, 32)));
-  const double angle = static_cast<std::int32_t>(turn) * (std::numbers::pi / 0x1p31);
-  out[0] = r * std::cos(angle);
-  out[1] = r * std::sin(angle);
-}
-
-template <class Map>
-void by_word64(const Words& w, const Map& map, double* out) {
-  for (int j = 0; j < 4; ++j) out[j] = map(w[j], w[j] & 1 ? 1.0 : -1.0);
-}
-
-// The four values that a quad's words give.
-inline void quad64(Kind kind, std::int32_t last, const Words& w, double* out) {
-  switch (kind) {
-    case Kind::gaussian:
-      box_muller64(w[0], w[1], out);
-      box_muller64(w[2], w[3], out + 2);
-      return;
-    case Kind::impulse:
-      return by_word64(
-          w, [=](std::uint32_t x, double sign) { return static_cast<std::int32_t>(x >> 1) <= last ? sign : 0.0; }, out);
-    case Kind::uniform:
-      return by_word64(w, [](std::uint32_t x, double) { return std::numbers::sqrt3 * (2 * unit64(x, 32) - 1); }, out);
-    case Kind::laplace:
-      return by_word64(
-          w, [](std::uint32_t x, double sign) { return sign * -std::log(unit64(x >> 1, 31)) / std::numbers::sqrt2; },
-          out);
   }
 }
 

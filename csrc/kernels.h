@@ -22,31 +22,46 @@ inline constexpr int kInterface = 4;
 
 // The list of all kernels: struct Kernels and the table of each instruction set are made from it. The noise kernels
 // work on `count` consecutive elements of one sample, from element `first` on, which is a multiple of 4.
-#define NMER_FAST_KERNELS(KERNEL)                                                                                  \
-  KERNEL(void, noise, (Type, const Noise&, std::int64_t first, std::int64_t count, void* eps))                     \
-  /* eps may be null; so may sums: x, x^2 and eps^2 are added to them. */                                          \
-  KERNEL(void, add_noise,                                                                                          \
-         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* x, double alpha_bar, void* y,    \
-          void* eps, double* sums))                                                                                \
-  KERNEL(void, mix_noise, (Type, std::int64_t count, const void* x, const void* eps, double alpha_bar, void* y))   \
-  KERNEL(void, scaled, (Type, std::int64_t count, const void* x, double factor, void* y))                          \
-  /* The divergence is added to kl. */                                                                             \
-  KERNEL(void, reparameterize_kl,                                                                                  \
-         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* mu, const void* logvar, void* z, \
-          double* kl))                                                                                             \
-  KERNEL(void, reparameterize_kl_backward,                                                                         \
-         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* grad_z, double grad_kl,          \
-          const void* mu, const void* logvar, void* grad_mu, void* grad_logvar))                                   \
-  /* Columns of a panel; the panels of one tap of [columns, size, dims]; some rows and one panel of a product. */  \
-  KERNEL(int, panel_of, (int columns))                                                                             \
-  KERNEL(void, pack_columns, (const float* weight, int columns, int size, int tap, int dims, float* panels))       \
-  KERNEL(void, product, (const Product&, int begin, int end, int panel))                                           \
-  /* One encoder, over a group of samples. */                                                                      \
-  KERNEL(void, lstm, (const Lstm&, int encoder, const int* samples, int count))                                    \
-  KERNEL(void, lstm_backward, (const LstmBackward&, int encoder, const int* samples, int count))                   \
-  /* One panel's columns of some samples; one part of the input dimensions, and how many of them a part has. */    \
-  KERNEL(void, conv_max_pool, (const Convolution&, int begin, int end, int panel))                                 \
-  KERNEL(void, conv_max_pool_backward, (const ConvolutionBackward&, int part))                                     \
+#define NMER_FAST_KERNELS(KERNEL)                                                                                      \
+  KERNEL(void, noise, (Type, const Noise&, std::int64_t first, std::int64_t count, void* eps))                         \
+  /* eps may be null; so may sums: x, x^2 and eps^2 are added to them. */                                              \
+  KERNEL(void, add_noise,                                                                                              \
+         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* x, double alpha_bar, void* y,        \
+          void* eps, double* sums))                                                                                    \
+  KERNEL(void, mix_noise, (Type, std::int64_t count, const void* x, const void* eps, double alpha_bar, void* y))       \
+  /* x times the root of `square`. */                                                                                  \
+  KERNEL(void, scaled, (Type, std::int64_t count, const void* x, double square, void* y))                              \
+  /* The same for several short samples, of which each may have its own values; noise.sample is not used. */           \
+  KERNEL(void, noise_rows, (Type, const Noise&, const ShortRows&, void* eps))                                          \
+  KERNEL(void, add_noise_rows,                                                                                         \
+         (Type, const Noise&, const ShortRows&, const void* x, const PerSample<double>& alpha_bar, void* y, void* eps, \
+          double* sums))                                                                                               \
+  KERNEL(void, mix_noise_rows,                                                                                         \
+         (Type, const ShortRows&, const void* x, const void* eps, const PerSample<double>& alpha_bar, void* y))        \
+  KERNEL(void, mix_noise_backward_rows,                                                                                \
+         (Type, const ShortRows&, const void* grad, const PerSample<double>& alpha_bar, bool wrt_noise, void* out))    \
+  /* The divergence is added to kl. */                                                                                 \
+  KERNEL(void, reparameterize_kl,                                                                                      \
+         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* mu, const void* logvar, void* z,     \
+          double* kl))                                                                                                 \
+  KERNEL(void, reparameterize_kl_backward,                                                                             \
+         (Type, const Noise&, std::int64_t first, std::int64_t count, const void* grad_z, double grad_kl,              \
+          const void* mu, const void* logvar, void* grad_mu, void* grad_logvar))                                       \
+  KERNEL(void, reparameterize_kl_rows,                                                                                 \
+         (Type, const Noise&, const ShortRows&, const void* mu, const void* logvar, void* z, void* kl))                \
+  KERNEL(void, reparameterize_kl_backward_rows,                                                                        \
+         (Type, const Noise&, const ShortRows&, const void* grad_z, const void* grad_kl, std::int64_t stride,          \
+          const void* mu, const void* logvar, void* grad_mu, void* grad_logvar))                                       \
+  /* Columns of a panel; the panels of one tap of [columns, size, dims]; some rows and one panel of a product. */      \
+  KERNEL(int, panel_of, (int columns))                                                                                 \
+  KERNEL(void, pack_columns, (const float* weight, int columns, int size, int tap, int dims, float* panels))           \
+  KERNEL(void, product, (const Product&, int begin, int end, int panel))                                               \
+  /* One encoder, over a group of samples. */                                                                          \
+  KERNEL(void, lstm, (const Lstm&, int encoder, const int* samples, int count))                                        \
+  KERNEL(void, lstm_backward, (const LstmBackward&, int encoder, const int* samples, int count))                       \
+  /* One panel's columns of some samples; one part of the input dimensions, and how many of them a part has. */        \
+  KERNEL(void, conv_max_pool, (const Convolution&, int begin, int end, int panel))                                     \
+  KERNEL(void, conv_max_pool_backward, (const ConvolutionBackward&, int part))                                         \
   KERNEL(int, conv_part, ())
 
 struct Kernels {

@@ -28,9 +28,12 @@ inline constexpr int kStep = 16;           // elements that a loop takes at a ti
 
 typedef std::uint64_t U64 __attribute__((vector_size(kBytes)));
 typedef std::uint32_t U32 __attribute__((vector_size(kBytes)));
+typedef std::int64_t I64 __attribute__((vector_size(kBytes)));
 typedef std::int32_t I32 __attribute__((vector_size(kBytes)));
 typedef float F32 __attribute__((vector_size(kBytes)));
 typedef double F64 __attribute__((vector_size(kBytes)));
+typedef std::int32_t HalfI32 __attribute__((vector_size(kBytes / 2)));  // as many lanes as F64
+typedef float Half32 __attribute__((vector_size(kBytes / 2)));
 
 template <class Float>
 struct VectorOf;
@@ -52,6 +55,11 @@ inline F64 splat(double value) { return value - F64{}; }
 template <class Float>
 Vector<Float> load(const Float* from) {
   Vector<Float> x;
+  __builtin_memcpy(&x, from, kBytes);
+  return x;
+}
+inline U64 load_words(const std::uint64_t* from) {
+  U64 x;
   __builtin_memcpy(&x, from, kBytes);
   return x;
 }
@@ -125,12 +133,37 @@ inline F32 square_root(F32 x) {
 #endif
 }
 
+inline F64 square_root(F64 x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F64)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F64)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__x86_64__)
+  return (F64)_mm_sqrt_pd((__m128d)x);
+#elif defined(__aarch64__)
+  return (F64)vsqrtq_f64((float64x2_t)x);
+#else
+  for (int i = 0; i < kQuads; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
+#endif
+}
+
 // In each lane: a where the sign bit of `which` is set, else b.
 inline F32 where_negative(I32 which, F32 a, F32 b) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
   return (F32)_mm512_mask_mov_ps((__m512)b, _mm512_movepi32_mask((__m512i)which), (__m512)a);
 #elif defined(__AVX2__) && defined(__FMA__)
   return (F32)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)which);
+#else
+  return which < 0 ? a : b;
+#endif
+}
+
+inline F64 where_negative(I64 which, F64 a, F64 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return (F64)_mm512_mask_mov_pd((__m512d)b, _mm512_movepi64_mask((__m512i)which), (__m512d)a);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (F64)_mm256_blendv_pd((__m256d)b, (__m256d)a, (__m256d)which);
 #else
   return which < 0 ? a : b;
 #endif
@@ -169,6 +202,39 @@ inline Interleaved interleave(F32 a, F32 b) {
   return {(F32)_mm256_unpacklo_ps((__m256)a, (__m256)b), (F32)_mm256_unpackhi_ps((__m256)a, (__m256)b)};
 #else
   return {__builtin_shufflevector(a, b, 0, 4, 1, 5), __builtin_shufflevector(a, b, 2, 6, 3, 7)};
+#endif
+}
+
+// The number that stands in lane `lane` of a vector of 64-bit lanes, where interleaving by 128-bit blocks shall give
+// consecutive numbers.
+constexpr int interleaved_lane(int lane) { return lane % 2 * kQuads / 2 + lane / 2; }
+
+// The 128-bit blocks of a and b, interleaved by 64-bit lanes, stored one after the other: the pairs (a, b) of the
+// numbers in the order of interleaved_lane.
+struct InterleavedPairs {
+  F64 lower, upper;
+};
+inline InterleavedPairs interleave(F64 a, F64 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  return {(F64)_mm512_unpacklo_pd((__m512d)a, (__m512d)b), (F64)_mm512_unpackhi_pd((__m512d)a, (__m512d)b)};
+#elif defined(__AVX2__) && defined(__FMA__)
+  return {(F64)_mm256_unpacklo_pd((__m256d)a, (__m256d)b), (F64)_mm256_unpackhi_pd((__m256d)a, (__m256d)b)};
+#else
+  return {__builtin_shufflevector(a, b, 0, 2), __builtin_shufflevector(a, b, 1, 3)};
+#endif
+}
+
+// a and b, alternating by 128-bit blocks: a0 b0 a1 b1 and so on.
+inline void store_blocks(double* to, F64 a, F64 b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
+  store(to, __builtin_shufflevector(a, b, 0, 1, 8, 9, 2, 3, 10, 11));
+  store(to + 8, __builtin_shufflevector(a, b, 4, 5, 12, 13, 6, 7, 14, 15));
+#elif defined(__AVX2__) && defined(__FMA__)
+  store(to, __builtin_shufflevector(a, b, 0, 1, 4, 5));
+  store(to + 4, __builtin_shufflevector(a, b, 2, 3, 6, 7));
+#else
+  store(to, a);
+  store(to + 2, b);
 #endif
 }
 

@@ -117,6 +117,108 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
+// Buffers of bytes that begin one byte off any alignment, of which each has exactly the room that is needed.
+struct Unaligned {
+  std::unique_ptr<unsigned char[]> data;
+  Unaligned(Index bytes, unsigned char value) : data(buffer<unsigned char>(bytes + 1, value)) {}
+  unsigned char* at(Index offset = 0) const { return data.get() + 1 + offset; }
+};
+
+// Compares short samples that are worked on together, bit for bit, with the same samples one by one: their own ids,
+// alpha_bars, lengths and noisy flags, which stand apart from each other, in arrays at odd addresses.
+void short_rows(const Kernels& k, Type type, Index size, Index count, bool selected, bool given_ids) {
+  const Index bytes = type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2, row = size * bytes;
+  const Index steps = size % 3 == 0 ? 3 : size, step_size = size / steps, wide = bytes == 8 ? 8 : 4;
+  std::vector<Index> ids(2 * count), lengths(3 * count);
+  std::vector<double> alpha_bars(2 * count);
+  const auto noisy = buffer<bool>(2 * count);
+  for (Index r = 0; r < count; ++r) {
+    ids[2 * r] = 0xFFFFFFF0 + 7 * r;
+    lengths[3 * r] = (5 * r) % (steps + 3) - 1;  // beyond both limits too
+    alpha_bars[2 * r] = static_cast<double>(r % 11) / 10;
+    noisy[2 * r] = r % 3 != 0;
+  }
+  ShortRows rows{count, size, steps, step_size, {0}, 0, {}};
+  rows.first_id = 0xFFFFFFFE;  // passes 2^32
+  if (given_ids) rows.ids = {0, ids.data(), 2};
+  if (selected) rows.selection = {{true, noisy.get(), 2}, {0, lengths.data(), 3}};
+  const PerSample<double> alpha_bar{0, alpha_bars.data(), selected ? 2 : 0};
+  Noise noise = noise_of(kKinds[size % kKinds.size()].second), normal = noise_of(Kind::gaussian);
+  const Unaligned x(count * row, 0x3D), other(count * row, 0x3C), kl(count * wide, 0), gk(count * wide, 0x3C);
+  const auto together = [&] { return Unaligned(count * row, 0xAA); };
+  const Unaligned eps = together(), y = together(), y_eps = together(), mix = together(), back = together(),
+                  back_eps = together(), z = together(), grad_mu = together(), grad_logvar = together();
+  double sums[3] = {}, expected_sums[3] = {};
+  k.noise_rows(type, noise, rows, eps.at());
+  k.add_noise_rows(type, noise, rows, x.at(), alpha_bar, y.at(), y_eps.at(), sums);
+  k.mix_noise_rows(type, rows, x.at(), other.at(), alpha_bar, mix.at());
+  k.mix_noise_backward_rows(type, rows, x.at(), alpha_bar, false, back.at());
+  k.mix_noise_backward_rows(type, rows, x.at(), alpha_bar, true, back_eps.at());
+  k.reparameterize_kl_rows(type, normal, rows, x.at(), other.at(), z.at(), kl.at());
+  k.reparameterize_kl_backward_rows(type, normal, rows, other.at(), gk.at(), 1, x.at(), other.at(), grad_mu.at(),
+                                    grad_logvar.at());
+  for (Index r = 0; r < count; ++r) {
+    const Index valid = selected ? std::clamp<Index>(lengths[3 * r], 0, steps) * step_size : size;
+    const bool has_noise = !selected || noisy[2 * r];
+    const Index made = has_noise ? valid : 0, from = r * row;
+    const double kept = selected ? alpha_bars[2 * r] : alpha_bars[0];
+    noise.sample = normal.sample = given_ids ? static_cast<std::uint64_t>(ids[2 * r]) : rows.first_id + r;
+    const auto same = [&](const Unaligned& got, const char* what, bool copied, const auto& write) {
+      const Unaligned expected(row, 0);
+      if (has_noise) write(expected.at());
+      else if (copied) std::memcpy(expected.at(), x.at(from), valid * bytes);
+      check(std::memcmp(got.at(from), expected.at(), row) == 0, what, k.isa, size);
+    };
+    const Unaligned unused(row, 0);
+    same(eps, "short noise", false, [&](void* to) { k.noise(type, noise, 0, made, to); });
+    same(y_eps, "short returned noise", false, [&](void* to) { k.noise(type, noise, 0, made, to); });
+    same(y, "short y", true,
+         [&](void* to) { k.add_noise(type, noise, 0, made, x.at(from), kept, to, nullptr, expected_sums); });
+    same(mix, "short mix", true, [&](void* to) { k.mix_noise(type, made, x.at(from), other.at(from), kept, to); });
+    same(back, "short gradient", true, [&](void* to) { k.scaled(type, made, x.at(from), kept, to); });
+    same(back_eps, "short gradient of noise", false, [&](void* to) { k.scaled(type, made, x.at(from), 1 - kept, to); });
+    // the VAE's ops know no selection
+    const Unaligned one_z(row, 0), one_mu(row, 0), one_logvar(row, 0);
+    double divergence = 0, grad = 0;
+    if (wide == 8) std::memcpy(&grad, gk.at(r * wide), 8);
+    float narrow_grad = 0;
+    std::memcpy(&narrow_grad, gk.at(r * wide), 4);
+    if (wide == 4) grad = narrow_grad;
+    k.reparameterize_kl(type, normal, 0, size, x.at(from), other.at(from), one_z.at(), &divergence);
+    k.reparameterize_kl_backward(type, normal, 0, size, other.at(from), grad, x.at(from), other.at(from), one_mu.at(),
+                                 one_logvar.at());
+    const auto narrow = static_cast<float>(divergence);
+    const void* expected_kl = wide == 8 ? static_cast<const void*>(&divergence) : &narrow;
+    check(std::memcmp(kl.at(r * wide), expected_kl, wide) == 0, "short kl", k.isa, size);
+    check(std::memcmp(z.at(from), one_z.at(), row) == 0, "short z", k.isa, size);
+    check(std::memcmp(grad_mu.at(from), one_mu.at(), row) == 0, "short gradient of mu", k.isa, size);
+    check(std::memcmp(grad_logvar.at(from), one_logvar.at(), row) == 0, "short gradient of logvar", k.isa, size);
+  }
+  for (int i = 0; i < 3; ++i) {
+    check(std::fabs(sums[i] - expected_sums[i]) <= 1e-12 * (1 + std::fabs(expected_sums[i])), "short sums", k.isa,
+          size);
+  }
+}
+
+// The exponentials of float64 against libm's, by z and kl at chosen logvars, infinite ones included.
+void float64_exponentials(const Kernels& k) {
+  constexpr double kLogvars[] = {-INFINITY, -1500, -1490, -1400, -37, -1,   -1e-9, 0,        1e-12, 0.3,
+                                 1,         40,    90,    200,   700, 1410, 1430,  INFINITY, NAN};
+  const Noise normal = noise_of(Kind::gaussian);
+  double eps = 0;
+  k.noise(Type::float64, normal, 0, 1, &eps);
+  const auto close = [](double a, double b, double error) {
+    return a == b || (std::isnan(a) && std::isnan(b)) || std::fabs(a - b) <= error;
+  };
+  for (const double logvar : kLogvars) {
+    const double mu = 0, sigma = std::exp(logvar / 2), grown = std::expm1(logvar);
+    double z = 0, kl = 0;
+    k.reparameterize_kl(Type::float64, normal, 0, 1, &mu, &logvar, &z, &kl);
+    check(close(z, sigma * eps, 1e-14 * std::fabs(sigma * eps) + 1e-320), "exp", k.isa, 1);
+    check(close(kl, 0.5 * (grown - logvar), 1e-15 * (std::fabs(grown) + std::fabs(logvar))), "expm1", k.isa, 1);
+  }
+}
+
 // Numbers from -1 to 1 that look random.
 float chance(std::uint64_t at) {
   return static_cast<float>(philox({static_cast<std::uint32_t>(at), 7, 7, 7}, 5)[0]) / 0x1p31f - 1;
@@ -470,6 +572,16 @@ int main() {
       noise_and_mixing(*k, count);
       vae(*k, count);
     }
+    for (const Type type : {Type::float32, Type::bfloat16, Type::float16, Type::float64}) {
+      for (const Index size :
+           {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 33, 35, 63, 64, 65, 100, 127, 128, 255, 256}) {
+        for (const Index count : {1, 2, 513}) {
+          short_rows(*k, type, size, count, true, true);
+          short_rows(*k, type, size, count, false, false);
+        }
+      }
+    }
+    float64_exponentials(*k);
     for (const int columns : {16, 128})
       for (const int depth : {1, 37, 130}) product(*k, columns, depth);
     for (const int width : {16, 64}) lstm(*k, width);

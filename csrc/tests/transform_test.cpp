@@ -35,6 +35,15 @@ bool gives(const Transform& transform, const std::uint32_t (&w)[4], const double
       return false;
     }
   }
+  alignas(64) double wide[4 * kQuads];
+  transform(words, wide);
+  for (int i = 0; i < 4 * kQuads; ++i) {
+    if (!(std::fabs(wide[i] - expected[i % 4]) <= 1e-12)) {
+      std::printf("words %08x %08x %08x %08x, float64 value %d: %.17g, expected %.17g\n", w[0], w[1], w[2], w[3], i % 4,
+                  wide[i], expected[i % 4]);
+      return false;
+    }
+  }
   return true;
 }
 
