@@ -73,6 +73,8 @@ def check_dense(name: str, t: Tensor) -> None:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype to which autocast casts matrix products on this device; None outside autocast."""
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return None
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)

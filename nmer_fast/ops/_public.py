@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+is_compiling = torch.compiler.is_compiling
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -18,6 +19,7 @@ PLAIN = frozenset(
     (Tensor, torch.nn.Parameter, type(None), int, float, bool, str, torch.Size, torch.dtype, torch.device)
 )
 """Types of arguments that every function takes as they are."""
+is_plain = PLAIN.issuperset
 
 
 def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -31,10 +33,10 @@ def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **options: P.kwargs) -> R:
-            if torch.compiler.is_compiling() or PLAIN.issuperset(map(type, (*args, *options.values()))):
+            if is_compiling() or (is_plain(map(type, args)) and is_plain(map(type, options.values()))):
                 return function(*args, **options)
             values = list(_leaves((*args, *options.values())))
-            if PLAIN.issuperset(map(type, values)):
+            if is_plain(map(type, values)):
                 return function(*args, **options)
             if has_torch_function(values):
                 return handle_torch_function(call, values, *args, **options)
@@ -52,7 +54,7 @@ def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _leaves(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from _leaves(value)
+            yield from value if is_plain(map(type, value)) else _leaves(value)
         else:
             yield value
 

@@ -433,7 +433,7 @@ def noise(
         raise TypeError(f"dtype: expected {either(DTYPE_NAMES)}, got {dtype}")
     check_elements("shape", shape)
     check_kind(kind)
-    # Dynamo does not trace torch.get_default_device.
+    # Dynamo does not trace torch.get_default_device, which costs more than an empty tensor.
     device = torch.empty(0).device if device is None else torch.device(device)
     if lengths is not None and len(shape) < 2:
         raise ValueError(f"lengths: expected a shape of two or more dims, whose dim 1 they count, got {shape}")
