@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import ops
 from ..contract import GENERATED_KINDS, KINDS, SEED_BITS, SNR_STREAM, STEP_STREAM, integer, real
-from ..ops.reference import noisy_mask, statistics, valid_mask
+from ..ops.reference import noisy_mask, statistics, valid_mask, wide_dtype
 from ..processes import in_worker, warn_shared_noise
 from .conditions import Conditions
 from .inputs import (
@@ -188,7 +188,7 @@ class NoiseScheduler(nn.Module):
         return self._tables[key]
 
     def _make_tables(self, device: torch.device) -> Tables:
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = wide_dtype(device)
         odds_db = None if self._odds_db is None else torch.tensor(self._odds_db, dtype=dtype, device=device)
         noisy = torch.tensor(self.conditions.table, dtype=torch.bool, device=device)
         return Tables(torch.tensor(self._alpha_bars, dtype=dtype, device=device), odds_db, noisy)
