@@ -37,6 +37,13 @@ def test_the_python_of_training_md_runs(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "from-python" / "results.json").exists()
 
 
+def test_the_python_of_ops_md_runs():
+    shown = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "ops.md").read_text(), re.S)), shown)
+    assert [tuple(component.shape) for component in shown["noisy"].unbind()] == [(3, 4), (5, 4)]
+    assert all(parameter.grad is not None for parameter in shown["program"].parameters())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_the_python_shown_imports_exists(page):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):

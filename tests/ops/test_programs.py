@@ -6,13 +6,14 @@ right value is that of the formula in plain PyTorch, with the contract's noise a
 
 import copy
 import operator
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.export.unflatten import unflatten
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from nmer_fast import ops
 
@@ -136,6 +137,15 @@ def compiled_checkpoint(model, x):
     return torch.compile(checkpointed(False)(model, x), fullgraph=True, backend="aot_eager")
 
 
+def selectively_checkpointed(model, x):
+    """A policy saves the op's output, so that the recomputation does not run it."""
+    op = getattr(torch.ops.nmer_fast, model.function.__name__).default
+    policy = partial(create_selective_checkpoint_contexts, [op])
+    inner = model.function
+    model.function = lambda h: checkpoint(inner, h, use_reentrant=False, context_fn=policy)
+    return model
+
+
 ROADS = {
     "eager": lambda model, x: model,
     "compiled": compiled("aot_eager"),
@@ -147,6 +157,7 @@ ROADS = {
     "FX": through_fx,
     "checkpoint": checkpointed(False),
     "nested checkpoint": checkpointed_twice,
+    "selective checkpoint": selectively_checkpointed,
     "reentrant checkpoint": checkpointed(True),
     "compiled checkpoint": compiled_checkpoint,
 }
@@ -275,6 +286,34 @@ def test_the_encoders_under_transforms(name, backend):
             if leaf.grad is not None:
                 torch.testing.assert_close(alone[0][key], leaf.grad)
                 torch.testing.assert_close(together[0][key][i], leaf.grad)
+
+
+class Encoding(nn.Module):
+    """An encoder's weights, and a layer before and after it."""
+
+    def __init__(self, name):
+        super().__init__()
+        torch.manual_seed(3)
+        shapes = {"ih": (64, D), "hh": (64, 16), "b": (64,), "c": (16, D, 2), "d": (16,)}
+        self.w = nn.ParameterDict({key: 0.3 * torch.randn(*shape) for key, shape in shapes.items()})
+        self.before, self.name = nn.Linear(D, D), name
+
+    def forward(self, x):
+        return ENCODERS[self.name](self.before(x), self.w).square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("road", [compiled("aot_eager"), exported(True), exported(False), decomposed, unflattened])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_encoders_in_a_trained_program(name, road):
+    """The right value is eager's, which tests/ops/test_lstm.py and test_convolution.py compare with torch's layers."""
+    torch._dynamo.reset()
+    x = torch.randn(B, T, D)
+    expected = {key: g for key, g in gradients(Encoding(name), x).items() if g is not None}
+    got = gradients(road(Encoding(name), x), x)
+    assert len(expected) >= 4
+    for key, gradient in expected.items():
+        torch.testing.assert_close(got[key], gradient)
 
 
 # ---------------------------------------------------------------- the ops themselves
