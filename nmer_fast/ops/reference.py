@@ -294,16 +294,19 @@ def _lstm_recurrence(
     (batch, steps, _), (encoders, _, width), wide = x.shape, weight_hh.shape, kl_dtype(x.dtype)
     valid = valid_mask(x.shape, lengths, x.device)
     projected = torch.einsum("btd,egd->tebg", torch.where(valid, x, 0.0), weight_ih) + bias[None, :, None]
-    hidden, cell = (x.new_zeros(steps + 1, encoders, batch, width, dtype=dtype) for dtype in (x.dtype, wide))
-    gates = x.new_zeros(steps + 1, encoders, batch, 4 * width)
+    hidden, cell = ([x.new_zeros(encoders, batch, width, dtype=dtype)] for dtype in (x.dtype, wide))
+    gates = []
     for t in range(steps):
-        i, f, g, o = torch.baddbmm(projected[t], hidden[t], weight_hh.mT, out=gates[t]).chunk(4, dim=-1)
-        for gate, activation in ((i, torch.sigmoid_), (f, torch.sigmoid_), (g, torch.tanh_), (o, torch.sigmoid_)):
-            activation(gate)
-        torch.addcmul(i.to(wide) * g, f.to(wide), cell[t], out=cell[t + 1])
-        torch.mul(o, cell[t + 1].tanh(), out=hidden[t + 1])
-    hidden, cell, gates = (t.permute(2, 0, 1, 3).flatten(0, 1).contiguous() for t in (hidden, cell, gates))
-    return hidden, cell, gates
+        i, f, g, o = torch.baddbmm(projected[t], hidden[t], weight_hh.mT).chunk(4, dim=-1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        gates.append(torch.cat([i, f, g, o], dim=-1))
+        cell.append(torch.addcmul(i.to(wide) * g, f.to(wide), cell[t]))
+        hidden.append((o * cell[t + 1].tanh()).to(x.dtype))
+    gates.append(x.new_zeros(encoders, batch, 4 * width))
+    states, cells, packed = (
+        torch.stack(t).permute(2, 0, 1, 3).flatten(0, 1).contiguous() for t in (hidden, cell, gates)
+    )
+    return states, cells, packed
 
 
 def lstm_backward(
