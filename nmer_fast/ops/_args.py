@@ -66,9 +66,15 @@ def check_floating(name: str, x: Any) -> None:
 
 def check_dense(name: str, t: Tensor) -> None:
     """Raise ValueError for sparse and other layouts that have no strides, and for nested tensors of torch.strided."""
-    if t.layout is not torch.strided or t.is_nested:
-        remedy = "layout=torch.jagged" if t.is_nested else ".to_dense()"
-        raise ValueError(f"{name}: expected a dense tensor ({remedy} makes one that is taken), got {describe(t)}")
+    if t.layout is torch.strided and not t.is_nested:
+        return
+    if t.layout is torch.jagged:
+        raise ValueError(
+            f"{name}: expected a dense tensor in compiled code, got a nested one: pad it with "
+            "torch.nested.to_padded_tensor and pass lengths"
+        )
+    remedy = "layout=torch.jagged" if t.is_nested else ".to_dense()"
+    raise ValueError(f"{name}: expected a dense tensor ({remedy} makes one that is taken), got {describe(t)}")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

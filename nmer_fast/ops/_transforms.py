@@ -115,11 +115,8 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
     def refuse(given: Sequence[Any]) -> None:
         """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
         for i in others:
-            if (
-                given[i] is not None
-                and given[i] is not False
-                and not (isinstance(given[i], list) and not any(given[i]))
-            ):
+            one = given[i]
+            if any(one) if isinstance(one, list) else one is not None and one is not False:
                 raise RuntimeError(f"{op.name()}: it has no derivative in {names[i]}; detach() it if none is wanted")
 
     class Node(torch.autograd.Function):

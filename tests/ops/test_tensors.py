@@ -110,6 +110,12 @@ def test_other_layouts_are_refused_by_name(call, message):
         call()
 
 
+def test_compiled_code_refuses_nested_tensors_by_name():
+    compiled = torch.compile(lambda x: ops.add_noise(x, 0.5, seed=0), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="x: expected a dense tensor in compiled code, got a nested one: pad it"):
+        compiled(nest(torch.randn(3, 5, 4)))
+
+
 # ---------------------------------------------------------------- DTensors
 
 RANKS = """
