@@ -36,6 +36,19 @@ L0, L1, L2, L3, L4, L5, L6, L7 = _hex(
 )  # fmt: skip
 S0, S1, S2 = _hex("-0x1.555546p-3", "0x1.11076p-7", "-0x1.994eb4p-13")
 C0, C1, C2 = _hex("0x1.55554ap-5", "-0x1.6c0c8cp-10", "0x1.9a025cp-16")
+W0, W1, W2, W3, W4, W5 = _hex(
+    "-0x1.55555555553b8p+0", "-0x1.9999999b8677ap-1", "-0x1.2492462af84abp-1",
+    "-0x1.c71fccd953895p-2", "-0x1.7382dbfa1ce75p-2", "-0x1.546a3155bacbfp-2",
+)  # fmt: skip
+WS0, WS1, WS2, WS3, WS4 = _hex(
+    "-0x1.555555555516bp-3", "0x1.1111110fd3d43p-7", "-0x1.a019fd9b35ee5p-13",
+    "0x1.71d9a9f41c5a9p-19", "-0x1.aa285788aaa42p-26",
+)  # fmt: skip
+WC0, WC1, WC2, WC3, WC4 = _hex(
+    "0x1.5555555555437p-5", "-0x1.6c16c16b614fcp-10", "0x1.a019ff53a6a1cp-16",
+    "-0x1.27e25f4bb4e6fp-22", "0x1.1c81c3531fff2p-29",
+)  # fmt: skip
+WIDE_TURN, WIDE_MINUS_TWO_LN2 = _hex("0x1.921fb54442d18p-30", "-0x1.62e42fefa39efp+0")
 HALF_LOG2_E, MINUS_TWO_LN2 = _hex("0x1.715476p-1", "-0x1.62e43p+0")
 TURN, SQRT3, TWICE_SQRT3, LAPLACE = _hex("0x1.921fb6p-30", "-0x1.bb67aep+0", "0x1.bb67aep+1", "0x1.6a09e6p-2")
 
@@ -168,14 +181,40 @@ def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
+def minus_two_log64(u):
+    """-2 ln u of a float64 u in [2^-33, 1]: CUDA's own logarithm would take most of a float64 kernel's time."""
+    bits = u.to(tl.int64, bitcast=True)
+    e = (bits - 0x3FE6A09E667F3BCD) >> 52  # 1 + f is between the roots of 1/2 and of 2
+    f = (bits - (e << 52)).to(tl.float64, bitcast=True) - 1.0
+    s = f / (f + 2.0)
+    z = s * s
+    p = ((((z * W5 + W4) * z + W3) * z + W2) * z + W1) * z + W0
+    return e.to(tl.float64) * WIDE_MINUS_TWO_LN2 + (s * z * p - 4.0 * s)
+
+
+@triton.jit
+def sin_cos64(w):
+    """Sine and cosine, in float64, of the angle 2 pi w / 2^32, as in `sin_cos`."""
+    quarter = (w + (1 << 29)).to(tl.int32, bitcast=True) >> 30
+    rest = (w - (quarter.to(tl.uint32, bitcast=True) << 30)).to(tl.int32, bitcast=True)
+    x = rest.to(tl.float64) * WIDE_TURN
+    z = x * x
+    s = x * z * ((((z * WS4 + WS3) * z + WS2) * z + WS1) * z + WS0) + x
+    c = z * z * ((((z * WC4 + WC3) * z + WC2) * z + WC1) * z + WC0) + (1.0 - 0.5 * z)
+    odd = (quarter & 1) != 0
+    sin, cos = tl.where(odd, c, s), tl.where(odd, s, c)
+    return tl.where((quarter & 2) != 0, -sin, sin), tl.where(((quarter + 1) & 2) != 0, -cos, cos)
+
+
+@triton.jit
 def one_word64(w, threshold, KIND: tl.constexpr):
-    """The float64 definition of the kinds that need one word for each element; u is the float32 value."""
+    """The kinds that need one word for each element, in float64; u is the float32 value."""
     if KIND == "impulse":
         value = one_word(w, threshold, tl.full((), 1.0, tl.float32), "impulse", True).to(tl.float64)
     elif KIND == "uniform":
         value = 1.7320508075688772 * (2 * unit(w, 32).to(tl.float64) - 1)
     elif KIND == "laplace":
-        magnitude = -tl.log(unit(w >> 1, 31).to(tl.float64)) * 0.7071067811865476
+        magnitude = minus_two_log64(unit(w >> 1, 31).to(tl.float64)) * 0.3535533905932738  # 1 / (2 sqrt(2))
         value = tl.where((w & 1) != 0, magnitude, -magnitude)
     else:
         tl.static_assert(False, UNKNOWN_KIND + KIND)
@@ -184,10 +223,10 @@ def one_word64(w, threshold, KIND: tl.constexpr):
 
 @triton.jit
 def box_muller64(w0, w1):
-    """The float64 definition of Box-Muller."""
-    r = tl.sqrt(-2 * tl.log(unit(w0, 32).to(tl.float64)))
-    angle = w1.to(tl.int32, bitcast=True).to(tl.float64) * 1.4629180792671596e-09  # pi / 2^31
-    return r * tl.cos(angle), r * tl.sin(angle)
+    """Box-Muller in float64."""
+    r = tl.sqrt(minus_two_log64(unit(w0, 32).to(tl.float64)))
+    sin, cos = sin_cos64(w1)
+    return r * cos, r * sin
 
 
 @triton.jit
