@@ -15,7 +15,7 @@ from nmer_fast.kernels.launch import Launch
 
 TOTAL = 2**26 if DEVICE.type == "cuda" else 2**20  # elements of a launch: timed on a GPU, else only compiled
 KINDS = ("gaussian", "impulse")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def noisy(dtype: str, dims: tuple[int, ...], kind: str, stats: bool, most: float
     return Case(name, dtype, launch, launch.constants["BLOCK"], total, moved, most, 96 if stats else 64)
 
 
-def single(dtype: str, kind: str, most: float) -> Case:
+def single(dtype: str, kind: str, most: float | None) -> Case:
     """add_noise without options."""
     x, p = normal(TOTAL // 2**16, 2**16, dtype=dtype), chosen(value=0.3) if kind == "impulse" else None
     options = (chosen(len(x), 1, value=0.3), rng(), None, None, None, p, [2], kind, False)
@@ -142,7 +142,8 @@ def rival(dtype: str, four: bool) -> Case:
 
 def cases() -> Iterator[Case]:
     """Every row, with the gate of its busiest pipe over the memory floor of an A100."""
-    for dtype in DTYPES:
+    yield single("fp64", "gaussian", None)  # the root of alpha_bar, once a tile, is a subroutine with a stack
+    for dtype in ("fp32", "bf16"):
         wide = dtype == "fp32"
         for kind in KINDS:
             yield single(dtype, kind, 0.75 if wide else 0.90)

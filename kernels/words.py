@@ -181,12 +181,25 @@ def one_word(w, threshold, amplitude, KIND: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
+def square_root64(x):
+    """The square root of 0 or of a float64 x in [2^-60, 2^60]: two steps of Newton's; sqrt_rn calls a subroutine."""
+    r = special(x.to(tl.float32), "rsqrt", RSQRT).to(tl.float64)
+    r = r * (1.5 - 0.5 * x * r * r)
+    r = r * (1.5 - 0.5 * x * r * r)
+    return tl.where(x == 0.0, 0.0, x * r)
+
+
+@triton.jit
 def minus_two_log64(u):
     """-2 ln u of a float64 u in [2^-33, 1]: CUDA's own logarithm would take most of a float64 kernel's time."""
     bits = u.to(tl.int64, bitcast=True)
     e = (bits - 0x3FE6A09E667F3BCD) >> 52  # 1 + f is between the roots of 1/2 and of 2
     f = (bits - (e << 52)).to(tl.float64, bitcast=True) - 1.0
-    s = f / (f + 2.0)
+    d = f + 2.0
+    r = (1.0 / d.to(tl.float32)).to(tl.float64)  # 1 / d by two steps of Newton's; a division calls a subroutine
+    r = r * (2.0 - d * r)
+    r = r * (2.0 - d * r)
+    s = f * r
     z = s * s
     p = ((((z * W5 + W4) * z + W3) * z + W2) * z + W1) * z + W0
     return e.to(tl.float64) * WIDE_MINUS_TWO_LN2 + (s * z * p - 4.0 * s)
@@ -224,7 +237,7 @@ def one_word64(w, threshold, KIND: tl.constexpr):
 @triton.jit
 def box_muller64(w0, w1):
     """Box-Muller in float64."""
-    r = tl.sqrt(minus_two_log64(unit(w0, 32).to(tl.float64)))
+    r = square_root64(minus_two_log64(unit(w0, 32).to(tl.float64)))
     sin, cos = sin_cos64(w1)
     return r * cos, r * sin
 
