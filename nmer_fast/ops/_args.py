@@ -149,7 +149,7 @@ def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.devi
         return seed.to(device)
     if seed is None:
         seed = torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)
-    seed, draw = _integer("seed", seed), _integer("draw", draw)
+    seed, draw = whole_or_tensor("seed", seed), whole_or_tensor("draw", draw)
     if not isinstance(draw, Tensor):
         check_draw(draw)
     if not isinstance(seed, Tensor) and not -(2**63) <= seed < 2**63:
@@ -166,7 +166,7 @@ def rng_tensor(seed: int | Tensor | None, draw: int | Tensor, device: torch.devi
     return rng
 
 
-def _integer(name: str, value: Any) -> Any:
+def whole_or_tensor(name: str, value: Any) -> Any:
     """An int, or an integer tensor [], which stays one: reading it would wait for its device."""
     if type(value) is int:
         return value
@@ -184,7 +184,7 @@ def _integer(name: str, value: Any) -> Any:
 
 def whole_number(name: str, value: Any) -> int:
     """Return an int of 0 or more from an integer of any type; raise TypeError or ValueError otherwise."""
-    value = _integer(name, value)
+    value = whole_or_tensor(name, value)
     if isinstance(value, Tensor):
         value = int(value)
         if torch.compiler.is_compiling():
@@ -198,7 +198,7 @@ def whole_number(name: str, value: Any) -> int:
 def stream_number(stream: Any) -> int:
     """Return the number of a stream; raise TypeError or ValueError unless it is an integer that fits its bits."""
     if type(stream) is not int:
-        stream = _integer("stream", stream)
+        stream = whole_or_tensor("stream", stream)
     if isinstance(stream, Tensor):
         stream = int(stream)
         if torch.compiler.is_compiling():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._args import INT_DTYPES, describe, rng_tensor, stream_number
+from ._args import INT_DTYPES, describe, rng_tensor, stream_number, whole_or_tensor
 from ._library import define
 from ._public import public
 
@@ -52,9 +52,9 @@ def noise_counter(sample_ids: Tensor, quad: Tensor, *, draw: int | Tensor = 0, s
         The counter for `philox`, int64 [..., 4].
 
     Raises:
-        ValueError: one line that names the stream, what it was and what was expected.
+        TypeError, ValueError: one line that names the argument, what it was and what was expected.
     """
     stream = stream_number(stream)
-    draw_word = torch.zeros_like(quad, dtype=torch.int64) + draw
+    draw_word = torch.zeros_like(quad, dtype=torch.int64) + whole_or_tensor("draw", draw)
     words = reference.sample_counter(quad.long(), sample_ids.long(), stream, draw_word)
     return torch.stack(torch.broadcast_tensors(*words), dim=-1)
