@@ -109,8 +109,9 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
     defaults = [argument.default_value for argument in arguments if argument.has_default_value()]
     make: Any = namedtuple  # mypy wants literal names
     Arguments = make("Arguments", names, defaults=defaults)
-    wrt, nothing = [names.index(name) for name in derivative.wrt], [None] * (len(names) + 1)
+    wrt = [names.index(name) for name in derivative.wrt]
     others = [i for i in range(len(names)) if i not in wrt]
+    places = [wrt.index(i) if i in wrt else -1 for i in range(len(names) + 1)]  # of each argument's gradient
 
     def refuse(given: Sequence[Any]) -> None:
         """Raise RuntimeError where an argument has a derivative (True, or a tangent) that the op does not have."""
@@ -143,16 +144,21 @@ def _node(op: torch._ops.OpOverload, derivative: type[Derivative]) -> Any:
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
             saved = ctx.saved_tensors  # once: under activation checkpointing each reading runs the forward again
-            found, sizes = nothing.copy(), ctx.sizes
-            for i, size in sizes.items():
-                found[i] = [None] * size
-            if grads[0] is not None or any(grad is not None for grad in grads):
-                given = _unflatten(ctx.needs_input_grad, sizes) if sizes else ctx.needs_input_grad
+            given, sizes = ctx.needs_input_grad, ctx.sizes
+            if grads[0] is None and all(grad is None for grad in grads):
+                return (None,) * len(given)
+            if sizes:
+                given = _unflatten(given, sizes)
+            needed = [given[i] for i in wrt]
+            if sizes or given.count(True) != needed.count(True):
                 refuse(given)
-                gradients = derivative.backward(saved, ctx.value, [given[i] for i in wrt], *grads)
-                for i, gradient in zip(wrt, gradients, strict=True):
-                    found[i] = gradient
-            return _flatten(found, sizes) if sizes else tuple(found)
+            found = (*derivative.backward(saved, ctx.value, needed, *grads), None)
+            gradients = [found[place] for place in places]
+            if not sizes:
+                return tuple(gradients)
+            for i, size in sizes.items():
+                gradients[i] = [None] * size if gradients[i] is None else gradients[i]
+            return _flatten(gradients, sizes)
 
         @staticmethod
         def jvp(ctx: Any, *flat: Any) -> Any:
