@@ -8,7 +8,7 @@ those of the registered ops `torch.ops.nmer_fast.*`, which call these functions 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import torch
@@ -17,16 +17,28 @@ from torch import Tensor
 from ..contract import COUNTER_TAG, MAX_DRAW, MAX_SAMPLE_ID, MAX_STREAM, GeneratedKind, check_kind
 
 MASK32 = 0xFFFFFFFF
+Piece = tuple[slice, slice]
+"""Some samples, and some elements of each; it indexes [B, the elements of a sample]."""
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether the device has float64. Without it the arithmetic is float32's."""
+    """Whether the device has float64. Without it the reference computes in float32; words are exact all the same."""
     return device.type != "mps"
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of the arithmetic on this device."""
+    """The dtype that is computed in on this device."""
     return torch.float64 if has_float64(device) else torch.float32
+
+
+def widen(t: Tensor) -> Tensor:
+    """Convert elements to the dtype that is computed in."""
+    return t.to(wide_dtype(t.device))
+
+
+def widen_scale(t: Tensor, device: torch.device) -> Tensor:
+    """Convert alpha_bar or p likewise. Without float64 they come in float32, or as [] in float64 on the CPU."""
+    return t.double() if has_float64(device) else t
 
 
 def philox(seed: Tensor, counter: Tensor) -> Tensor:
@@ -42,8 +54,9 @@ def philox_words(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...
     keys1 = ((seed >> 32) + rounds * 0xBB67AE85) & MASK32
     for k0, k1 in zip(keys0.unbind(), keys1.unbind(), strict=True):
         a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (b >> 32) & MASK32 ^ c1 ^ k0, b & MASK32, (a >> 32) & MASK32 ^ c3 ^ k1, a & MASK32
-    return c0, c1, c2, c3
+        # Words 1 and 3 are the low halves of b and a. Only the next xor reads them, so one mask serves for both.
+        c0, c1, c2, c3 = (b >> 32 ^ c1 ^ k0) & MASK32, b, (a >> 32 ^ c3 ^ k1) & MASK32, a
+    return c0, c1 & MASK32, c2, c3 & MASK32
 
 
 def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) -> tuple[Tensor, ...]:
@@ -57,8 +70,21 @@ def sample_counter(quad: Tensor, sample_ids: Tensor, stream: int, draw: Tensor) 
 
 
 def unit(words: Tensor) -> Tensor:
-    """u = fl32(fl32(w) 2^-32 + 2^-33) in (0, 1]: the float32 value, returned as float64."""
-    return (words.float() * 2.0**-32 + 2.0**-33).double()
+    """u = fl32(fl32(w) 2^-32 + 2^-33) in (0, 1]: the float32 value, widened."""
+    return widen(words.float() * 2.0**-32 + 2.0**-33)
+
+
+def cos_sin(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the cosine and sine of 2 pi w / 2^32."""
+    if has_float64(words.device):
+        turn = (words ^ 0x80000000) - 0x80000000  # a signed 32-bit integer, so that the angle is in [-pi, pi)
+        angle = turn.double() * (math.pi / 2**31)
+        return angle.cos(), angle.sin()
+    quarter = (words + 2**29) >> 30  # float32 loses the digits of a large angle, so quarters are subtracted in integers
+    angle = (words - (quarter << 30)).float() * (math.pi / 2**31)
+    cos, sin = angle.cos(), angle.sin()
+    cos, sin = torch.where(quarter & 1 == 1, sin, cos), torch.where(quarter & 1 == 1, cos, sin)
+    return torch.where(quarter + 1 & 2 == 2, -cos, cos), torch.where(quarter & 2 == 2, -sin, sin)
 
 
 def box_muller(words: tuple[Tensor, ...]) -> Tensor:
@@ -66,17 +92,14 @@ def box_muller(words: tuple[Tensor, ...]) -> Tensor:
     out = []
     for radius_word, angle_word in (words[:2], words[2:]):
         r = (-2 * unit(radius_word).log()).sqrt()
-        turn = (angle_word ^ 0x80000000) - 0x80000000  # a signed 32-bit integer, so that the angle is in [-pi, pi)
-        angle = turn.double() * (math.pi / 2**31)
-        out += [r * angle.cos(), r * angle.sin()]
+        out += [r * part for part in cos_sin(angle_word)]
     return torch.stack(torch.broadcast_tensors(*out), dim=-1)
 
 
 def impulse(words: Tensor, p: Tensor) -> Tensor:
     """Turn each word into -1, 0 or +1, which is not 0 with probability p."""
-    threshold = torch.ceil(p.double() * 2.0**31).long()
-    sign = ((words & 1) * 2 - 1).double()
-    return torch.where(words >> 1 < threshold, sign, 0.0)
+    threshold = torch.ceil(widen_scale(p, words.device) * 2.0**31).long()
+    return widen(torch.where(words >> 1 < threshold, (words & 1) * 2 - 1, 0))
 
 
 def uniform(words: Tensor) -> Tensor:
@@ -86,12 +109,12 @@ def uniform(words: Tensor) -> Tensor:
 
 def laplace(words: Tensor) -> Tensor:
     """Turn each word into a Laplace value of unit variance."""
-    magnitude = -((words >> 1).float() * 2.0**-31 + 2.0**-32).double().log() / math.sqrt(2)
+    magnitude = -widen((words >> 1).float() * 2.0**-31 + 2.0**-32).log() / math.sqrt(2)
     return torch.where(words & 1 == 1, magnitude, -magnitude)
 
 
 def values(words: tuple[Tensor, ...], p: Tensor | None, kind: GeneratedKind) -> Tensor:
-    """Turn the four words of each quad into its four noise values, float64 [..., 4]."""
+    """Turn the four words of each quad into its four noise values, [..., 4] in the wide dtype."""
     if kind == "gaussian":
         return box_muller(words)
     flat = torch.stack(torch.broadcast_tensors(*words), dim=-1)
@@ -105,19 +128,71 @@ def values(words: tuple[Tensor, ...], p: Tensor | None, kind: GeneratedKind) -> 
     assert_never(kind)
 
 
+def noise_values(at: Piece, rng: Tensor, sample_ids: Tensor | None, p: Tensor | None, stream: int, kind: str) -> Tensor:
+    """Make the noise of a piece, whose first element is a multiple of 4: wide, [b, n]."""
+    samples, elements = at
+    ids = torch.arange(samples.start, samples.stop, device=rng.device) if sample_ids is None else sample_ids[samples]
+    quad = torch.arange(elements.start // 4, -(-elements.stop // 4), device=rng.device)
+    words = philox_words(rng[0], sample_counter(quad, ids[:, None], stream, rng[1]))
+    return values(words, p, check_kind(kind)).flatten(1)[:, : elements.stop - elements.start]
+
+
 def eps64(size: torch.Size, rng: Tensor, sample_ids: Tensor | None, p: Tensor | None, stream: int, kind: str) -> Tensor:
     """Make the noise of every element of [B, ...], float64, before lengths and flags are applied."""
+    (eps,) = in_pieces(size, rng.device, lambda at: (noise_values(at, rng, sample_ids, p, stream, kind),))
+    return eps.reshape(size)
+
+
+def in_pieces(
+    size: torch.Size, device: torch.device, work: Callable[[Piece], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Compute tensors of [B, ...] piece by piece, so that what `work` makes on the way is small and stays in the cache.
+
+    Args:
+        size: the size of the whole, of which a sample's elements count as one dim.
+        device: where `work` computes.
+        work: returns results for a piece: [b, n], or [b] for sums over elements.
+
+    Returns:
+        The results for all samples and elements: [B, the elements of a sample], or [B].
+    """
     batch, row = size[0], size[1:].numel()
-    if sample_ids is None:
-        sample_ids = torch.arange(batch, device=rng.device)
-    quad = torch.arange(-(-row // 4), device=rng.device)
-    words = philox_words(rng[0], sample_counter(quad, sample_ids[:, None], stream, rng[1]))
-    return values(words, p, check_kind(kind)).flatten(1)[:, :row].reshape(size)
+    piece = piece_size(device)
+    # A trace of pieces would hold every one of them, and their sizes may be symbols.
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or torch._C._len_torch_dispatch_stack() > 0 or device.type == "meta" or batch * row <= piece:
+        return tuple(result.contiguous() for result in work((slice(0, batch), slice(0, row))))
+    results: list[Tensor] = []
+    for sample in range(0, batch, max(1, piece // row)):
+        samples = slice(sample, min(sample + max(1, piece // row), batch))
+        for element in range(0, row, piece):
+            elements = slice(element, min(element + piece, row))
+            parts = work((samples, elements))
+            results = results or [p.new_zeros((batch, row)[: p.dim()]) for p in parts]
+            for result, p in zip(results, parts, strict=True):
+                if p.dim() == 1:
+                    result[samples] += p
+                else:
+                    result[samples, elements] = p
+    return tuple(results)
+
+
+def piece_size(device: torch.device) -> int:
+    """The elements of a piece, a multiple of 4: on a CPU the integers of its quads fit the caches of the threads."""
+    if device.type != "cpu":
+        return 2**22
+    threads = torch.get_num_threads()
+    return 2**16 if threads == 1 else 2**17 * threads  # torch gives a thread 2^15 integers, one for each quad
 
 
 def rows(t: Tensor, like_dim: int) -> Tensor:
     """Reshape [B] or [] to a tensor that broadcasts against [B, ...] of that many dims."""
     return t if t.dim() == 0 else t.reshape(-1, *[1] * (like_dim - 1))
+
+
+def of_samples(t: Tensor, samples: slice) -> Tensor:
+    """Take some samples of [B] as [b, 1], which broadcasts against their elements; one value for all becomes []."""
+    return t.reshape(()) if t.numel() == 1 else t[samples, None]
 
 
 def valid_mask(size: torch.Size, lengths: Tensor | None, device: torch.device) -> Tensor:
@@ -133,6 +208,21 @@ def noisy_mask(noisy: Tensor | None, dim: int, device: torch.device) -> Tensor:
     return torch.ones((), dtype=torch.bool, device=device) if noisy is None else rows(noisy, dim)
 
 
+def zero_padding(t: Tensor, size: torch.Size, at: Piece, lengths: Tensor | None) -> Tensor:
+    """Set those elements of a piece [b, n] to 0 that are beyond the lengths, whatever they hold."""
+    if lengths is None:
+        return t
+    samples, elements = at
+    element = torch.arange(elements.start, elements.stop, device=t.device)
+    return torch.where(element < of_samples(lengths, samples) * size[2:].numel(), t, 0)
+
+
+def chosen(t: Tensor, size: torch.Size, at: Piece, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """Set the elements of a piece [b, n] to 0 that get no noise: padding, and samples that are not noisy."""
+    t = t if noisy is None else torch.where(of_samples(noisy, at[0]), t, 0)
+    return zero_padding(t, size, at, lengths)
+
+
 def noise(
     size: torch.Size,
     rng: Tensor,
@@ -146,36 +236,55 @@ def noise(
 ) -> Tensor:
     """Make the noise alone: 0 beyond the length and where a sample is not noisy."""
     size = torch.Size(size)
-    eps = eps64(size, rng, sample_ids, p, stream, kind)
-    chosen = valid_mask(size, lengths, rng.device) & noisy_mask(noisy, len(size), rng.device)
-    return torch.where(chosen, eps, 0.0).to(dtype)
+
+    def work(at: Piece) -> tuple[Tensor]:
+        eps = noise_values(at, rng, sample_ids, p, stream, kind).to(dtype)
+        return (chosen(eps, size, at, noisy, lengths),)
+
+    return in_pieces(size, rng.device, work)[0].reshape(size)
 
 
-def mixed(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Mix by Eq. 3: 0 beyond the length, and x bit for bit where a sample is not noisy."""
-    alpha_bar = rows(alpha_bar.double(), x.dim())
-    y = (alpha_bar.sqrt() * x.double() + (1 - alpha_bar).sqrt() * eps.double()).to(x.dtype)
-    y = torch.where(noisy_mask(noisy, x.dim(), x.device), y, x)
-    return torch.where(valid_mask(x.shape, lengths, x.device), y, 0.0).contiguous()
+def mixed(
+    x: Tensor,
+    eps: Tensor,
+    alpha_bar: Tensor,
+    size: torch.Size,
+    at: Piece,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor:
+    """Mix a piece [b, n] by Eq. 3: 0 beyond the length, and x bit for bit where a sample is not noisy."""
+    keep = of_samples(widen_scale(alpha_bar, x.device), at[0])
+    y = (keep.sqrt() * widen(x) + (1 - keep).sqrt() * widen(eps)).to(x.dtype)
+    y = y if noisy is None else torch.where(of_samples(noisy, at[0]), y, x)
+    return zero_padding(y, size, at, lengths)
 
 
 def mix_noise(x: Tensor, eps: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
     """Mix x with any tensor as noise: sqrt(alpha_bar) x + sqrt(1 - alpha_bar) eps."""
-    return mixed(x, eps, alpha_bar, noisy, lengths)
+    flat_x, flat_eps = (t.reshape(x.shape[0], x.shape[1:].numel()) for t in (x, eps))
+
+    def work(at: Piece) -> tuple[Tensor]:
+        return (mixed(flat_x[at], flat_eps[at], alpha_bar, x.shape, at, noisy, lengths),)
+
+    return in_pieces(x.shape, x.device, work)[0].reshape(x.shape)
 
 
 def mix_noise_backward(
     grad: Tensor, alpha_bar: Tensor, noisy: Tensor | None, lengths: Tensor | None, wrt_noise: bool
 ) -> Tensor:
     """Compute the gradient with respect to x, or to eps: one diagonal scaling, which is its own transpose."""
-    if wrt_noise:
-        scaled = (grad.double() * rows((1 - alpha_bar.double()).sqrt(), grad.dim())).to(grad.dtype)
-        rest = torch.zeros_like(grad)
-    else:
-        scaled = (grad.double() * rows(alpha_bar.double().sqrt(), grad.dim())).to(grad.dtype)
-        rest = grad
-    scaled = torch.where(noisy_mask(noisy, grad.dim(), grad.device), scaled, rest)
-    return torch.where(valid_mask(grad.shape, lengths, grad.device), scaled, 0.0).contiguous()
+    flat, share = grad.reshape(grad.shape[0], grad.shape[1:].numel()), widen_scale(alpha_bar, grad.device)
+    factor = (1 - share if wrt_noise else share).sqrt()
+
+    def work(at: Piece) -> tuple[Tensor]:
+        scaled = (widen(flat[at]) * of_samples(factor, at[0])).to(grad.dtype)
+        if noisy is not None:
+            rest = torch.zeros_like(scaled) if wrt_noise else flat[at]
+            scaled = torch.where(of_samples(noisy, at[0]), scaled, rest)
+        return (zero_padding(scaled, grad.shape, at, lengths),)
+
+    return in_pieces(grad.shape, grad.device, work)[0].reshape(grad.shape)
 
 
 def add_noise(
@@ -191,12 +300,15 @@ def add_noise(
     return_noise: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return (y, eps); eps is empty unless return_noise is set."""
-    eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
-    y = mixed(x, eps, alpha_bar, noisy, lengths)
-    if not return_noise:
-        return y, x.new_empty(0)
-    chosen = valid_mask(x.shape, lengths, x.device) & noisy_mask(noisy, x.dim(), x.device)
-    return y, torch.where(chosen, eps, 0.0).to(x.dtype)
+    flat = x.reshape(x.shape[0], x.shape[1:].numel())
+
+    def work(at: Piece) -> tuple[Tensor, ...]:
+        eps = noise_values(at, rng, sample_ids, p, stream, kind)
+        y = mixed(flat[at], eps, alpha_bar, x.shape, at, noisy, lengths)
+        return (y, chosen(eps.to(x.dtype), x.shape, at, noisy, lengths)) if return_noise else (y,)
+
+    y, *eps = (result.reshape(x.shape) for result in in_pieces(x.shape, x.device, work))
+    return y, eps[0] if return_noise else x.new_empty(0)
 
 
 def add_noise_multimodal(
@@ -214,33 +326,69 @@ def add_noise_multimodal(
     """Mix all modalities: (ys, stats [M, 4]), from alpha_bars [M] or [B, M], noisy [B, M] and lengths [B, M]."""
     ys, stats = [], []
     for m, (x, stream) in enumerate(zip(xs, streams, strict=True)):
-        eps = eps64(x.shape, rng, sample_ids, p, stream, kind)
-        noisy_m = None if noisy is None else noisy[:, m]
-        lengths_m = None if lengths is None else lengths[:, m]
-        ys.append(mixed(x, eps, alpha_bars[..., m], noisy_m, lengths_m))
-        if return_stats:
-            stats.append(statistics(x, eps, noisy_m, lengths_m))
-    empty = torch.empty(0, 4, dtype=torch.float64, device=rng.device)
-    return ys, torch.stack(stats) if stats else empty
+        masks = (None if noisy is None else noisy[:, m], None if lengths is None else lengths[:, m])
+        y, *sums = _one_modality(x, alpha_bars[..., m], rng, sample_ids, *masks, p, stream, kind, return_stats)
+        ys.append(y.reshape(x.shape))
+        stats += [torch.stack([s.sum() for s in sums])] if return_stats else []
+    none = torch.empty(0, 4, dtype=wide_dtype(rng.device), device=rng.device)
+    return ys, torch.stack(stats) if stats else none
+
+
+def _one_modality(
+    x: Tensor,
+    alpha_bar: Tensor,
+    rng: Tensor,
+    sample_ids: Tensor | None,
+    noisy: Tensor | None,
+    lengths: Tensor | None,
+    p: Tensor | None,
+    stream: int,
+    kind: str,
+    return_stats: bool,
+) -> tuple[Tensor, ...]:
+    """Mix one modality: y, and, for the statistics, `sums` of each sample."""
+    flat = x.reshape(x.shape[0], x.shape[1:].numel())
+
+    def work(at: Piece) -> tuple[Tensor, ...]:
+        eps = noise_values(at, rng, sample_ids, p, stream, kind)
+        y = mixed(flat[at], eps, alpha_bar, x.shape, at, noisy, lengths)
+        return (y, *sums(flat[at], eps, x.shape, at, noisy, lengths)) if return_stats else (y,)
+
+    return in_pieces(x.shape, x.device, work)
+
+
+def sums(
+    x: Tensor, eps: Tensor, size: torch.Size, at: Piece, noisy: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Sum over the valid noisy elements of a piece, four times [b]: their count, x, x^2 and eps^2."""
+    ones, x, eps = (chosen(widen(t), size, at, noisy, lengths) for t in (torch.ones_like(x), x, eps))
+    return ones.sum(1), x.sum(1), (x * x).sum(1), (eps * eps).sum(1)
 
 
 def statistics(x: Tensor, eps: Tensor, noisy: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """Sum over valid noisy elements, float64 [4]: their count, x, x^2 and eps^2."""
-    chosen = valid_mask(x.shape, lengths, x.device) & noisy_mask(noisy, x.dim(), x.device)
-    chosen = chosen.expand(x.shape)
-    x64, eps64 = torch.where(chosen, x.double(), 0.0), torch.where(chosen, eps.double(), 0.0)
-    return torch.stack([chosen.sum().double(), x64.sum(), (x64 * x64).sum(), (eps64 * eps64).sum()])
+    """Sum over valid noisy elements, wide [4]: their count, x, x^2 and eps^2."""
+    flat_x, flat_eps = (t.reshape(x.shape[0], x.shape[1:].numel()) for t in (x, eps))
+    by_sample = in_pieces(x.shape, x.device, lambda at: sums(flat_x[at], flat_eps[at], x.shape, at, noisy, lengths))
+    return torch.stack([one.sum() for one in by_sample])
 
 
 def reparameterize_kl(
     mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> tuple[Tensor, Tensor]:
     """z = mu + exp(logvar / 2) eps, and the KL to a standard normal, summed over all dims but 0 (paper, Eq. 6)."""
-    eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
-    mu64, logvar64 = mu.double(), logvar.double()
-    z = mu64 + (logvar64 / 2).exp() * eps
-    kl = -0.5 * (1 + logvar64 - mu64.square() - logvar64.exp()).reshape(mu.shape[0], mu.shape[1:].numel()).sum(1)
-    return z.to(mu.dtype).contiguous(), kl.to(kl_dtype(mu.dtype))
+    flat_mu, flat_logvar = (t.reshape(mu.shape[0], mu.shape[1:].numel()) for t in (mu, logvar))
+
+    def work(at: Piece) -> tuple[Tensor, Tensor]:
+        eps, m, v = (
+            noise_values(at, rng, sample_ids, None, stream, "gaussian"),
+            widen(flat_mu[at]),
+            widen(flat_logvar[at]),
+        )
+        z = m + (v / 2).exp() * eps
+        return z.to(mu.dtype), -0.5 * (1 + v - m.square() - v.exp()).sum(1)
+
+    z, kl = in_pieces(mu.shape, mu.device, work)
+    return z.reshape(mu.shape), kl.to(kl_dtype(mu.dtype))
 
 
 def kl_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -252,11 +400,16 @@ def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, rng: Tensor, sample_ids: Tensor | None, stream: int
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients with respect to mu and logvar; eps is made again, since it is not stored."""
-    eps = eps64(mu.shape, rng, sample_ids, None, stream, "gaussian")
-    mu64, logvar64, gz, gk = mu.double(), logvar.double(), grad_z.double(), rows(grad_kl.double(), mu.dim())
-    grad_mu = gz + gk * mu64
-    grad_logvar = 0.5 * (gz * (logvar64 / 2).exp() * eps + gk * torch.expm1(logvar64))
-    return grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(mu.dtype).contiguous()
+    flat_gz, flat_mu, flat_logvar = (t.reshape(mu.shape[0], mu.shape[1:].numel()) for t in (grad_z, mu, logvar))
+
+    def work(at: Piece) -> tuple[Tensor, Tensor]:
+        eps, gz = noise_values(at, rng, sample_ids, None, stream, "gaussian"), widen(flat_gz[at])
+        m, v, gk = widen(flat_mu[at]), widen(flat_logvar[at]), of_samples(widen(grad_kl), at[0])
+        grad_logvar = 0.5 * (gz * (v / 2).exp() * eps + gk * torch.expm1(v))
+        return (gz + gk * m).to(mu.dtype), grad_logvar.to(mu.dtype)
+
+    grad_mu, grad_logvar = in_pieces(mu.shape, mu.device, work)
+    return grad_mu.reshape(mu.shape), grad_logvar.reshape(mu.shape)
 
 
 def lstm_max_pool(
