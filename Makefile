@@ -62,10 +62,7 @@ test-triton-matrix: $(READY)  ## the Triton kernels, interpreted, compiled and c
 instructions: $(READY)  ## instructions an element of the CPU kernels, counted by valgrind's callgrind (AVX2: it knows no AVX-512)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/count -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/count
-	@for what in gaussian impulse statistics reparameterize_kl reparameterize_kl_backward; do for type in float32 bfloat16 float16; do \
-		for repeats in 100 200; do valgrind --tool=callgrind --callgrind-out-file=/dev/null \
-			build/count/kernels_count avx2 $$what $$type $$repeats 2>&1 | sed -n 's/.*refs: *//p' | tr -d ','; done \
-		| paste -s | awk -v name="$$what, $$type" '{ printf "%-45s%7.2f\n", name, ($$2 - $$1) / 409600 }'; done; done
+	$(BIN)/python bench/instructions.py $(ARGS)
 
 neon: $(READY)  ## compile the kernels for 64-bit Arm (Debian: g++-aarch64-linux-gnu); with qemu-user their tests run too
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/neon -G Ninja -DKERNEL_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
