@@ -1,6 +1,6 @@
-// Runs one kernel REPEATS times on 4096 elements, for callgrind to count (bench/instructions.py): kernels_count ISA WHAT
-// TYPE SIZE REPEATS. SIZE is the elements of a sample; 0 is one sample of all elements. Counts at two numbers of repeats
-// give the instructions for each element, without those of the start-up.
+// Runs one kernel REPEATS times on 4096 elements, for callgrind to count (bench/instructions.py): kernels_count ISA
+// WHAT TYPE SIZE REPEATS. SIZE is the elements of a sample; 0 is one sample of all elements. Counts at two numbers of
+// repeats give the instructions for each element, without those of the start-up.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
