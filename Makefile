@@ -30,6 +30,7 @@ bench: $(READY)  ## throughput of the ops, and of training, beside what a user w
 	$(BIN)/python bench/vae_throughput.py $(ARGS)
 	$(BIN)/python bench/train_throughput.py $(ARGS)
 	$(BIN)/python bench/gather_throughput.py $(ARGS)
+	$(BIN)/python bench/shapes.py $(ARGS)
 
 roofline: $(READY)  ## what the compiled Triton kernels would ask of an A100 and an H100, read from their machine code
 	$(BIN)/python bench/roofline.py $(ARGS)

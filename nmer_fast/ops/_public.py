@@ -19,7 +19,6 @@ PLAIN = frozenset(
     (Tensor, torch.nn.Parameter, type(None), int, float, bool, str, torch.Size, torch.dtype, torch.device)
 )
 """Types of arguments that every function takes as they are."""
-is_plain = PLAIN.issuperset
 
 
 def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -33,11 +32,9 @@ def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **options: P.kwargs) -> R:
-            if is_compiling() or (is_plain(map(type, args)) and is_plain(map(type, options.values()))):
+            if is_compiling() or (_plain(args) and _plain(options.values())):
                 return function(*args, **options)
             values = list(_leaves((*args, *options.values())))
-            if is_plain(map(type, values)):
-                return function(*args, **options)
             if has_torch_function(values):
                 return handle_torch_function(call, values, *args, **options)
             if any(isinstance(v, Tensor) and v.is_nested for v in values):
@@ -51,10 +48,19 @@ def public(*rows: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def _plain(values: Iterable[Any]) -> bool:
+    """Whether all values, and those inside lists, are of types that every function takes."""
+    for value in values:
+        kind = type(value)
+        if kind not in PLAIN and not (kind in (list, tuple) and PLAIN.issuperset(map(type, value))):
+            return False
+    return True
+
+
 def _leaves(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from value if is_plain(map(type, value)) else _leaves(value)
+            yield from _leaves(value)
         else:
             yield value
 
