@@ -21,6 +21,7 @@ from rich.table import Table
 
 from nmer_fast import numpy as nf
 from nmer_fast import ops
+from nmer_fast.ops import reference
 
 KEPT = 0.3
 A, B = math.sqrt(KEPT), math.sqrt(1 - KEPT)
@@ -62,6 +63,11 @@ class Bare(torch.autograd.Function):
             return torch.ops.nmer_fast.mix_noise_backward(*grads, Bare.args[0], None, None, False)
 
 
+def reference_add_noise(x: torch.Tensor) -> torch.Tensor:
+    """The fallback in plain PyTorch."""
+    return reference.add_noise(x, *Bare.args, None, None, None, None, 0, "gaussian", False)[0]
+
+
 def shapes(count: int, dtype: str) -> Iterator[tuple[str, int, Callable[[], Any], Callable[[], Any]]]:
     """(op, elements of a sample, ours, theirs)."""
     for size in SIZES:
@@ -72,6 +78,8 @@ def shapes(count: int, dtype: str) -> Iterator[tuple[str, int, Callable[[], Any]
         yield "impulse", size, lambda x=x: ops.add_noise(x, KEPT, seed=0, kind="impulse"), lambda x=x: impulses(x)
         yield "noise", size, lambda x=x: ops.noise_like(x, seed=0), lambda x=x: torch.randn_like(x)
         yield "reparameterize_kl", size, lambda x=x: ops.reparameterize_kl(x, x, seed=0), lambda x=x: kl(x, x)
+        if size == SIZES[-1]:
+            yield "reference", size, lambda x=x: reference_add_noise(x), lambda x=x: A * x + B * torch.randn_like(x)
         yield (
             "numpy add_noise", size, lambda a=array: nf.add_noise(a, KEPT, seed=0),
             lambda a=array, n=normal: A * a + B * n(a.shape, dtype=a.dtype),
