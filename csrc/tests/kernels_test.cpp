@@ -117,15 +117,16 @@ void vae(const Kernels& k, std::int64_t count) {
   }
 }
 
-// Buffers of bytes that begin one byte off any alignment, of which each has exactly the room that is needed.
+// Buffers that are aligned to their elements and to no vector, of which each has exactly the room that is needed.
 struct Unaligned {
+  static constexpr Index kOff = sizeof(double);
   std::unique_ptr<unsigned char[]> data;
-  Unaligned(Index bytes, unsigned char value) : data(buffer<unsigned char>(bytes + 1, value)) {}
-  unsigned char* at(Index offset = 0) const { return data.get() + 1 + offset; }
+  Unaligned(Index bytes, unsigned char value) : data(buffer<unsigned char>(bytes + kOff, value)) {}
+  unsigned char* at(Index offset = 0) const { return data.get() + kOff + offset; }
 };
 
 // Compares short samples that are worked on together, bit for bit, with the same samples one by one: their own ids,
-// alpha_bars, lengths and noisy flags, which stand apart from each other, in arrays at odd addresses.
+// alpha_bars, lengths and noisy flags, which stand apart from each other, in arrays that no vector is aligned to.
 void short_rows(const Kernels& k, Type type, Index size, Index count, bool selected, bool given_ids) {
   const Index bytes = type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2, row = size * bytes;
   const Index steps = size % 3 == 0 ? 3 : size, step_size = size / steps, wide = bytes == 8 ? 8 : 4;
