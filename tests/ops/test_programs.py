@@ -250,6 +250,22 @@ def test_a_stacked_ensemble_is_a_loop():
             torch.testing.assert_close(got[key][i], gradient)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_tensor_that_has_left_its_transform(name):
+    """What a transform leaks stands for the tensor inside it, in its value and in its gradient."""
+    function, leaked = CASES[name][0], []
+    leaf, plain = (torch.linspace(-1, 1, B * T * D).reshape(B, T, D).requires_grad_() for _ in range(2))
+
+    def leak(y):
+        leaked.append(leaf * y)
+        return y.sum()
+
+    torch.func.grad(leak)(torch.full((B, T, D), 2.0))
+    function(leaked[0]).sum().backward()
+    function(plain * 2).sum().backward()
+    assert torch.equal(leaf.grad, plain.grad)
+
+
 ENCODERS = {
     "lstm_max_pool": lambda x, w: ops.lstm_max_pool(x, LENGTHS, w["ih"], w["hh"], w["b"]),
     "lstm_states": lambda x, w: ops.lstm_states(x, LENGTHS, w["ih"], w["hh"], w["b"]),

@@ -23,7 +23,7 @@ def calls(shape, dtype=torch.float32, kind="gaussian", wide=torch.float64):
     batch = shape[0]
     ids, noisy, lengths = IDS[:batch], NOISY[:batch], LENGTHS[:batch].clamp(max=shape[1])
     alpha_bars, p = ALPHA_BARS[:batch].to(wide), P[0] if wide == torch.float32 else P
-    one = torch.tensor(0.3, dtype=torch.float64)  # as a Python number arrives
+    one = torch.tensor(0.3 if wide == torch.float32 else [0.3], dtype=torch.float64)  # as a Python number arrives
     shared = (RNG, ids, noisy, lengths, p)
     both = torch.stack([noisy, ~noisy], 1), torch.stack([lengths, lengths // 2], 1)
     gk = torch.linspace(-1, 1, batch).to(reference.kl_dtype(dtype))
