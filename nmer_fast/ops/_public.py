@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -82,6 +82,8 @@ def _by_name(run: Callable[..., Any], function: Any, rows: tuple[str, ...], args
     return run(function, rows, given, names)
 
 
+BY_SAMPLE = {"alpha_bar": 1, "alpha_bars": 2, "sample_ids": 1, "noisy": 1, "lengths": 1}
+"""Arguments that may have a value for each sample, and the dims that they then have at least."""
 KNOWN = {"noise_like": ("seed", "lengths")}
 """Names of arguments that a function hands on."""
 
@@ -165,19 +167,19 @@ def _distributed(function: Callable[..., Any], rows: tuple[str, ...], given: dic
         raise ValueError("seed: expected one beside a DTensor, since the ranks' own generators differ, got None")
     start, stop = _rows_here(first)
 
-    def here(value: Any) -> Any:
-        """This rank's part of an argument with a value for each sample."""
+    def here(name: str, value: Any) -> Any:
+        """This rank's part of an argument with a value for each sample, as one of BY_SAMPLE with so many dims has."""
         if not isinstance(value, Tensor):
             return value
         whole = value.full_tensor() if isinstance(value, DTensor) else value
-        return whole[start:stop] if whole.dim() > 0 and whole.shape[0] == first.shape[0] else whole
+        return whole[start:stop] if whole.dim() >= BY_SAMPLE.get(name, whole.dim() + 1) else whole
 
     def whole(t: Tensor) -> Tensor:
         """A result of this rank's samples as one of the batch."""
         shape = torch.Size((first.shape[0], *t.shape[1:]))
         return DTensor.from_local(t, first.device_mesh, first.placements, shape=shape, stride=t.stride())
 
-    given = {n: _mapped(lambda t: t.to_local(), v) if n in rows else _mapped(here, v) for n, v in given.items()}
+    given = {n: _mapped((lambda t: t.to_local()) if n in rows else partial(here, n), v) for n, v in given.items()}
     if "seed" in names and given.get("sample_ids") is None:
         given["sample_ids"] = torch.arange(start, stop, device=first.device)
     sums = [Partial() if p.is_shard() else p for p in first.placements]

@@ -254,6 +254,8 @@ def _fold(name: str, value: Any, dim: Any, size: int, batch: int) -> Any:
         return [_fold(name, one, d, size, batch) for one, d in zip(value, dim or [None] * len(value), strict=True)]
     if not isinstance(value, Tensor) or name in ("rng", "p"):
         return value
+    if name == "alpha_bar" and dim is None and value.numel() == 1:  # a Python number's, which may have a dim
+        return value
     slice_dims = value.dim() - (dim is not None)
     if slice_dims == {"alpha_bar": 0, "alpha_bars": 1}.get(name):  # one value for all rows of a slice
         return value if dim is None else value.movedim(dim, 0).repeat_interleave(batch, dim=0)

@@ -366,6 +366,16 @@ def test_a_direct_call_is_differentiable_and_passes_opcheck(name):
     assert torch.autograd.gradcheck(lambda *_: [t for t in flat(op(*args)) if t.requires_grad], leaves)
 
 
+def test_an_alpha_bar_with_one_element_serves_every_slice():
+    """Eager calls keep a Python number's alpha_bar as [1], and a later vmap may meet it."""
+    grads, alpha_bar = torch.randn(5, B, T, D), torch.tensor([0.25], dtype=torch.float64)
+    backward = torch.ops.nmer_fast.mix_noise_backward
+    assert torch.equal(torch.func.vmap(lambda g: backward(g, alpha_bar, None, None, False))(grads), grads / 2)
+    x = torch.randn(B, T, D, requires_grad=True)
+    (got,) = torch.autograd.grad(ops.add_noise(x, 0.25, seed=1), x, grads, is_grads_batched=True)
+    assert torch.equal(got, grads / 2)
+
+
 def flat(outputs):
     if isinstance(outputs, torch.Tensor):
         return [outputs]

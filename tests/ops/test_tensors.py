@@ -150,6 +150,12 @@ for placement in (Shard(0), Replicate()):
             got.full_tensor().square().sum().backward()
             expected.square().sum().backward()
             torch.testing.assert_close(leaf.grad.full_tensor(), plain.grad)
+two = x[:2]  # as many samples as modalities and as a seed tensor has numbers
+pair = [distribute_tensor(t, mesh, [Shard(0)]) for t in (two, 2 * two)]
+options = {"seed": torch.tensor([1, 3])}
+for y, e in zip(ops.add_noise_multimodal(pair, torch.tensor([0.2, 0.7]), **options),
+                ops.add_noise_multimodal([two, 2 * two], torch.tensor([0.2, 0.7]), **options), strict=True):
+    assert torch.equal(y.full_tensor(), e)
 for bad, seed, message in ((Shard(1), 1, "x: expected a DTensor that is replicated or sharded by samples"),
                            (Shard(0), None, "seed: expected one beside a DTensor")):
     try:
